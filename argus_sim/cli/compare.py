@@ -1,0 +1,100 @@
+"""``argus-sim compare`` and ``argus-sim table``: what to make of results that are there."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from argus_sim.cli import output
+from argus_sim.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog=output.examples(
+        "argus-sim compare runs/fig7 runs/twelve",
+        "argus-sim compare runs/fig7 --policies argus pac --metric quality_yield",
+    )
+)
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN [RUN]", help="Folders of results (or their summary.csv), A and B.")
+    ],
+    policies: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="A B", help="Compare two policies of one run.", autocompletion=output.complete_policies),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Compare this column of summary.csv; repeatable. Default: the headline's."),
+    ] = None,
+    confidence: Annotated[
+        float, typer.Option(min=0.5, max=0.9999, help="Of the intervals.")
+    ] = 0.95,
+    as_json: output.Json = False,
+    quiet: output.Quiet = False,
+) -> None:
+    """Compare two runs, or two policies of a run, seed by seed.
+
+    Both sides faced the same requests under the same seed, so the interval is that of the paired differences
+    A - B. A difference whose interval leaves out 0 is marked with *.
+    """
+    from argus_sim.cli.tables import read_summary
+
+    if len(runs) > 2 or (len(runs) == 2) == (policies is not None):
+        raise InputError("compare takes two runs, or one run and --policies A B")
+    summaries = [read_summary(run) for run in runs]
+    if policies is None:
+        table = _of_runs(summaries[0], summaries[1], metric, confidence)
+        sides = (str(runs[0]), str(runs[1]))
+    else:
+        table = _of_policies(summaries[0], policies, metric, confidence)
+        sides = policies
+    table["significant"] = table["difference"].abs() > table["half_width"]
+    if as_json:
+        output.show_json({"a": sides[0], "b": sides[1], "confidence": confidence, "rows": table.to_dict("records")})
+        return
+    output.say(f"A is {sides[0]}, B is {sides[1]}; * where the {confidence:.4g} interval of A - B leaves out 0")
+    _print(table)
+    if (table["pairs"] < 2).any():
+        output.remark("note: with one common seed there is no interval", quiet=quiet)
+
+
+def _of_runs(a: pd.DataFrame, b: pd.DataFrame, wanted: list[str] | None, confidence: float) -> pd.DataFrame:
+    from argus_sim import intervals
+
+    table = intervals.compare(a, b, confidence)
+    names = _chosen(wanted, list(dict.fromkeys(table["metric"])))
+    return table[table["metric"].isin(names)].reset_index(drop=True)
+
+
+def _of_policies(
+    summary: pd.DataFrame, policies: tuple[str, str], wanted: list[str] | None, confidence: float
+) -> pd.DataFrame:
+    """The table that :func:`argus_sim.intervals.compare` makes, of two policies instead of two runs."""
+    from argus_sim import intervals
+
+    known = list(dict.fromkeys(summary["policy"]))
+    for policy in policies:
+        if policy not in known:
+            raise InputError(f"the run has no policy {policy!r}{did_you_mean(policy, known)}")
+    a, b = (summary[summary["policy"] == policy].assign(policy=" - ".join(policies)) for policy in policies)
+    return _of_runs(a, b, wanted, confidence)
+
+
+def _chosen(wanted: list[str] | None, there: list[str]) -> list[str]:
+    from argus_sim.report import HEADLINE
+
+    if not wanted:
+        return [name for name in HEADLINE if name in there]
+    for name in wanted:
+        if name not in there:
+            raise InputError(f"no metric {name!r} in both{did_you_mean(name, there)}", where="--metric")
+    return wanted

@@ -1,0 +1,247 @@
+"""``argus-sim run``: run an experiment and say what came of it."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from argus_sim.cli import output
+from argus_sim.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from argus_sim.runner import Results, Run
+    from argus_sim.simulate import Scene
+
+app = typer.Typer()
+
+#: Seconds between lines of progress where nobody watches a bar.
+_LINE_EVERY_S = 10.0
+
+
+@app.command(
+    epilog=output.examples(
+        "argus-sim run experiments/fig7.yaml",
+        "argus-sim run fig7 --set cluster.workers=12 --seeds 2 --out runs/twelve",
+        "argus-sim run runs/fig7/experiment.lock.yaml --out runs/again",
+    )
+)
+def run(
+    experiment: Annotated[
+        str,
+        typer.Argument(
+            metavar="EXP",
+            help="An experiment's YAML file, the name of a shipped one, or a run's experiment.lock.yaml.",
+            autocompletion=output.complete_experiments,
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the results go; by default runs/NAME.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change a field, e.g. cluster.workers=16; repeatable."
+        ),
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds, whatever the file says.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", min=1, help="Processes; by default one per core.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep the runs that are finished and do the others.")
+    ] = False,
+    as_json: output.Json = False,
+    quiet: output.Quiet = False,
+) -> None:
+    """Run an experiment and print its headline numbers.
+
+    Each policy replays each trace with each seed. The results are under --out: a folder for each run,
+    summary.csv, figures, report.html, and experiment.lock.yaml, from which the same bytes come again.
+    Results that are there already are replaced, unless --resume is given.
+    """
+    from argus_sim import runner
+    from argus_sim.experiment import Experiment
+    from argus_sim.simulate import Scene
+
+    path = find_experiment(experiment)
+    changes = [*(settings or []), *([f"replications={seeds}"] if seeds else [])]
+    config = Experiment.load(path, changes)
+    folder = out or Path("runs") / config.name
+    _note_other_versions(path, quiet)
+    try:
+        with _progress(quiet) as progress:
+            results = runner.run_experiment(
+                config,
+                folder,
+                jobs=jobs,
+                resume=resume,
+                digests=runner.read_lock(path),
+                on_start=progress.start,
+                on_run=progress.ran,
+            )
+    except KeyboardInterrupt:
+        _how_to_resume("interrupted", folder)
+        raise typer.Exit(130) from None
+    except BrokenProcessPool:
+        _how_to_resume("a process was killed, perhaps for want of memory (fewer --jobs need less)", folder)
+        raise typer.Exit(1) from None
+    _conclude(Scene.of(config), results, as_json=as_json)
+
+
+def find_experiment(name_or_path: str) -> Path:
+    """The file of a shipped experiment, or the path itself where it has a suffix or is a file.
+
+    Raises:
+        InputError: Neither a path nor a shipped name.
+    """
+    path = Path(name_or_path)
+    if path.suffix or path.is_file():
+        return path
+    shipped = output.shipped_experiments()
+    if name_or_path not in shipped:
+        raise InputError(f"no experiment {name_or_path!r}: neither a file nor shipped{did_you_mean(name_or_path, shipped)}")
+    return shipped[name_or_path]
+
+
+def _note_other_versions(path: Path, quiet: bool) -> None:
+    """A lock file promises the same bytes only from the same libraries."""
+    from argus_sim import runner
+
+    made_with = runner.locked_versions(path)
+    now = runner.versions()
+    other = [f"{name} {was} (here {now.get(name)})" for name, was in made_with.items() if now.get(name) != was]
+    if other:
+        output.remark(f"note: made with {', '.join(other)}; results may differ in their bytes", quiet=quiet)
+
+
+def _how_to_resume(what: str, folder: Path) -> None:
+    from argus_sim import runner
+
+    lock = folder / runner.LOCK
+    if not lock.exists():
+        output.remark(f"{what}; nothing was written yet")
+        return
+    again = f"argus-sim run {shlex.quote(str(lock))} --out {shlex.quote(str(folder))} --resume"
+    output.remark(f"{what}; finished runs are kept. To go on: {again}")
+
+
+# -- progress ----------------------------------------------------------------------------------------------
+
+
+class _Meter:
+    """How far a run is, as text."""
+
+    def __init__(self) -> None:
+        self.total = self.done = self.kept = self.requests = 0
+        self.started_s = time.monotonic()
+
+    def start(self, total: int, done: int) -> None:
+        self.total, self.done, self.kept = total, done, done
+        self.started_s = time.monotonic()
+
+    def ran(self, run: Run, summary: dict[str, Any]) -> None:
+        self.done += 1
+        self.requests += int(summary["arrived"])
+
+    def text(self) -> str:
+        if self.total and self.done == self.total:
+            return "figures and report"
+        elapsed_s, ended = time.monotonic() - self.started_s, self.done - self.kept
+        if not ended:
+            return "simulating"
+        left_s = elapsed_s / ended * (self.total - self.done)
+        minutes, seconds = divmod(round(left_s), 60)
+        return f"{self.requests / elapsed_s:,.0f} requests/s, about {minutes}:{seconds:02d} left"
+
+
+class _Bar(_Meter):
+    """A bar that moves."""
+
+    def __init__(self, bar: Progress) -> None:
+        super().__init__()
+        self._bar = bar
+        self._task: TaskID = bar.add_task("loading", total=None)
+
+    def start(self, total: int, done: int) -> None:
+        super().start(total, done)
+        self._update()
+
+    def ran(self, run: Run, summary: dict[str, Any]) -> None:
+        super().ran(run, summary)
+        self._update()
+
+    def _update(self) -> None:
+        self._bar.update(self._task, total=self.total, completed=self.done, description=self.text())
+
+
+class _Lines(_Meter):
+    """A line now and then, for logs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last_s = time.monotonic()
+
+    def ran(self, run: Run, summary: dict[str, Any]) -> None:
+        super().ran(run, summary)
+        now_s = time.monotonic()
+        if now_s - self._last_s >= _LINE_EVERY_S or self.done == self.total:
+            self._last_s = now_s
+            output.remark(f"{self.done} of {self.total} runs; {self.text()}")
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[_Meter]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    if quiet:
+        yield _Meter()
+    elif not console.is_terminal:
+        yield _Lines()
+    else:
+        columns = (MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+        with Progress(*columns, console=console, transient=True) as bar:
+            yield _Bar(bar)
+
+
+# -- conclusion --------------------------------------------------------------------------------------------
+
+
+def _conclude(scene: Scene, results: Results, *, as_json: bool) -> None:
+    from argus_sim import report
+    from argus_sim.cli import tables
+
+    peak = tables.peak(results.folder, results.summary)
+    basis = tables.basis(scene)
+    found = report.findings(results.summary)
+    if as_json:
+        output.show_json(
+            {
+                "experiment": scene.experiment.name,
+                "folder": results.folder,
+                "results": results.aggregate.to_dict("records"),
+                "peak": peak.to_dict("records"),
+                "findings": found,
+                "provenance": basis,
+            }
+        )
+        return
+    output.show(report.terminal_table(results.aggregate))
+    output.say()
+    output.say("At the peak of each trace (the minutes of at least 90 % of its highest load):")
+    output.show(tables.peak_table(peak, results.aggregate))
+    output.say()
+    for sentence in found:
+        output.say(sentence)
+    output.say(tables.basis_sentence(basis))
+    output.say(f"Results: {results.folder / 'report.html'}, {results.folder / 'summary.csv'}, figures/, and a folder for each run.")

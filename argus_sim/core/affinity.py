@@ -1,0 +1,102 @@
+"""From a prompt's text to the quality it would have at each level, and so to its affinity.
+
+The predictor learns from the profile's training prompts and is asked about the others. Predictions depend on
+nothing but the text, so they are made once, for all prompts of a profile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from argus_sim.domain import VariantId
+from argus_sim.profile import Profile
+
+Floats = npt.NDArray[np.float64]
+
+#: Hashed features of the text, folds for out-of-fold predictions, ridge penalties to choose among.
+_FEATURES = 1 << 12
+_FOLDS = 5
+_PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+
+
+@dataclass(frozen=True)
+class QualityPredictor:
+    """What a policy may believe about the quality of prompts.
+
+    Attributes:
+        predicted: float64[P, V], expected relative quality of each prompt at each variant. For training prompts
+            these are out-of-fold, so that they are as good (or bad) as for prompts never seen.
+        train: int64[T], indices of the training prompts.
+        observed: float64[T, V], the measured relative quality of the training prompts.
+    """
+
+    predicted: Floats
+    train: npt.NDArray[np.int64]
+    observed: Floats
+
+    def affinity(self, ladder: Sequence[VariantId], tolerance: float) -> npt.NDArray[np.int64]:
+        """int64[P]: the most approximate level of a ladder predicted within ``tolerance`` of the ladder's best.
+
+        Args:
+            ladder: Variants, least approximate first.
+            tolerance: Relative loss that is accepted, e.g. 0.05.
+        """
+        quality = self.predicted[:, list(ladder)]
+        good = quality >= (1.0 - tolerance) * quality.max(axis=1, keepdims=True)
+        return np.asarray(len(ladder) - 1 - np.argmax(good[:, ::-1], axis=1))
+
+
+def from_text(profile: Profile) -> QualityPredictor:
+    """Ridge regression on hashed word n-grams of the prompt: the deviation of each variant from its mean.
+
+    All variants share one penalty, chosen by the out-of-fold error on the training prompts. Where the text says
+    nothing about quality the largest penalty wins, and the prediction is the mean.
+    """
+    # Imported here: half a second that an experiment without a predictor does not need to spend.
+    from sklearn.feature_extraction.text import HashingVectorizer
+    from sklearn.linear_model import Ridge
+    from sklearn.model_selection import KFold
+
+    quality = profile.relative_quality()
+    train = np.flatnonzero(profile.is_train)
+    other = np.flatnonzero(~profile.is_train)
+    features = HashingVectorizer(n_features=_FEATURES, ngram_range=(1, 2), alternate_sign=False, norm="l2")
+    text = features.transform(profile.prompt_texts)
+    # The length says much about how much there is to get wrong, and normalised n-grams forget it.
+    words = np.array([[len(t.split())] for t in profile.prompt_texts], dtype=np.float64)
+    spread = words[train].std() or 1.0
+    from scipy.sparse import csr_matrix, hstack
+
+    x = csr_matrix(hstack([text, csr_matrix((words - words[train].mean()) / spread * 0.3)]))
+    y = quality[train]
+    folds = list(KFold(n_splits=min(_FOLDS, len(train))).split(train))
+    best: tuple[float, float, Floats] | None = None
+    for penalty in _PENALTIES:
+        out_of_fold = np.empty_like(y)
+        for fit, held_out in folds:
+            model = Ridge(alpha=penalty).fit(x[train[fit]], y[fit])
+            out_of_fold[held_out] = np.asarray(model.predict(x[train[held_out]])).reshape(len(held_out), -1)
+        error = float(((out_of_fold - y) ** 2).mean())
+        if best is None or error < best[0]:
+            best = (error, penalty, out_of_fold)
+    assert best is not None
+    predicted = np.empty_like(quality)
+    predicted[train] = best[2]
+    if len(other):
+        model = Ridge(alpha=best[1]).fit(x[train], y)
+        predicted[other] = np.asarray(model.predict(x[other])).reshape(len(other), -1)
+    return QualityPredictor(predicted, train, y)
+
+
+def perfect(profile: Profile) -> QualityPredictor:
+    """Knows the quality of every prompt: past the oracle boundary, for ablations that say so by name."""
+    quality = profile.relative_quality()
+    train = np.flatnonzero(profile.is_train)
+    return QualityPredictor(quality, train, quality[train])
+
+
+PREDICTORS = {"text": from_text, "perfect": perfect}

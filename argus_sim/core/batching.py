@@ -1,0 +1,99 @@
+"""Forming a batch: which waiting requests run now, and which can no longer make it."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from argus_sim.core.catalog import Catalog
+from argus_sim.domain import VariantId
+
+
+@dataclass(frozen=True, slots=True)
+class DropRule:
+    """When a waiting request is given up, judged at dispatch.
+
+    ``late``: it could no longer finish by its deadline in the batch it would run in (by the 99th percentile of
+    the batch's latency). ``never``: it always runs. ``factor``: ``factor`` times its SLO has passed.
+    """
+
+    kind: Literal["late", "never", "factor"] = "late"
+    factor: float = math.inf
+
+
+class BatchFormer:
+    """Takes a batch off a queue under a drop rule.
+
+    Late heads are dropped one by one until the first that fits (Nexus' early drop: without it, under overload,
+    every batch would run for requests that are about to be late). While no more than one full batch waits,
+    the batch is made smaller before anything is dropped: there is nothing else that the worker could do.
+    """
+
+    __slots__ = ("_catalog", "_drop", "_limit_s", "_margin_s")
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        rule: DropRule,
+        arrival_s: array[float],
+        deadline_s: array[float],
+        drop: Callable[[int], None],
+    ) -> None:
+        self._catalog = catalog
+        self._drop = drop
+        self._margin_s = catalog.p99_s if rule.kind == "late" else tuple((0.0,) * len(b) for b in catalog.p99_s)
+        if rule.kind == "late":
+            self._limit_s: array[float] | None = deadline_s
+        elif rule.kind == "factor":
+            self._limit_s = array(
+                "d", [a + rule.factor * (d - a) for a, d in zip(arrival_s, deadline_s, strict=True)]
+            )
+        else:
+            self._limit_s = None
+
+    def take(self, now: float, queue: deque[int], variant: VariantId, size: int) -> list[int]:
+        """Remove up to ``size`` requests that can run together now, oldest first, dropping those that cannot.
+
+        Returns a profiled batch size of rows, or an empty list when all that waited were dropped.
+        """
+        limit_s = self._limit_s
+        if limit_s is None:
+            return [queue.popleft() for _ in range(size)]
+        margin_s = self._margin_s[variant]
+        if size == 1:
+            latest_s = now + margin_s[1]
+            while queue:
+                row = queue.popleft()
+                if latest_s <= limit_s[row]:
+                    return [row]
+                self._drop(row)
+            return []
+        return self._take_many(now, queue, variant, size, limit_s, margin_s)
+
+    def _take_many(
+        self,
+        now: float,
+        queue: deque[int],
+        variant: VariantId,
+        size: int,
+        limit_s: array[float],
+        margin_s: tuple[float, ...],
+    ) -> list[int]:
+        fit, full = self._catalog.fit[variant], self._catalog.max_batch[variant]
+        overloaded = len(queue) > full
+        rows: list[int] = []
+        while queue and len(rows) < size:
+            row = queue[0]
+            if now + margin_s[size] <= limit_s[row]:
+                rows.append(queue.popleft())
+            elif fit[size - 1] and not overloaded:
+                size = fit[size - 1]
+            else:
+                self._drop(queue.popleft())
+        runnable = fit[min(len(rows), size)] if rows else 0
+        queue.extendleft(reversed(rows[runnable:]))
+        return rows[:runnable]

@@ -1,0 +1,120 @@
+"""Demand forecasts from the arrivals seen so far. One class and one entry in ``Forecast`` per kind."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import Annotated, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from argus_sim.core.view import ClusterView
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Forecaster(Protocol):
+    """Is told each rate that was observed, and says the rate to expect; all in requests/s."""
+
+    def observe(self, rate_per_s: float, over_s: float) -> None: ...
+
+    def jump_to(self, rate_per_s: float) -> None: ...
+
+    def forecast(self) -> float: ...
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EwmaForecast(_Config):
+    """Exponentially weighted mean of the observed rates."""
+
+    kind: Literal["ewma"] = "ewma"
+    half_life_s: Positive = 30.0
+
+    def build(self) -> Forecaster:
+        return Ewma(self.half_life_s)
+
+
+class WindowForecast(_Config):
+    """The highest rate of the last ``windows`` observations (1: what was seen last)."""
+
+    kind: Literal["window-max"]
+    windows: Annotated[int, Field(ge=1)] = 6
+
+    def build(self) -> Forecaster:
+        return WindowMax(self.windows)
+
+
+Forecast = Annotated[EwmaForecast | WindowForecast, Field(discriminator="kind")]
+
+
+class Ewma:
+    def __init__(self, half_life_s: float) -> None:
+        self._half_life_s = half_life_s
+        self._value: float | None = None
+
+    def observe(self, rate_per_s: float, over_s: float) -> None:
+        if self._value is None:
+            self._value = rate_per_s
+        else:
+            keep = 0.5 ** (over_s / self._half_life_s)
+            self._value = keep * self._value + (1.0 - keep) * rate_per_s
+
+    def jump_to(self, rate_per_s: float) -> None:
+        self._value = rate_per_s
+
+    def forecast(self) -> float:
+        return self._value or 0.0
+
+
+class WindowMax:
+    def __init__(self, windows: int) -> None:
+        self._rates: deque[float] = deque(maxlen=windows)
+
+    def observe(self, rate_per_s: float, over_s: float) -> None:
+        self._rates.append(rate_per_s)
+
+    def jump_to(self, rate_per_s: float) -> None:
+        self._rates.clear()
+        self._rates.append(rate_per_s)
+
+    def forecast(self) -> float:
+        return max(self._rates, default=0.0)
+
+
+class Demand:
+    """Feeds a forecaster from the view, and notices when demand leaves the forecast.
+
+    A jump is when the arrivals of the last ``window`` observations are further from the forecast than chance
+    explains: by more than ``SIGMAS`` standard deviations of a Poisson count.
+    """
+
+    SIGMAS = 4.0
+
+    def __init__(self, forecaster: Forecaster, window: int = 3) -> None:
+        self._forecaster = forecaster
+        self._seen: deque[tuple[float, int]] = deque([(0.0, 0)], maxlen=window + 1)
+
+    def look(self, view: ClusterView) -> bool:
+        """Take note of the arrivals since the last look; True when demand has jumped."""
+        (last_s, last), now, arrived = self._seen[-1], view.now_s, view.arrived
+        if now <= last_s:
+            return False
+        expected_per_s = self._forecaster.forecast()
+        self._seen.append((now, arrived))
+        first_s, first = self._seen[0]
+        mean = expected_per_s * (now - first_s)
+        jumped = abs(arrived - first - mean) > self.SIGMAS * math.sqrt(max(mean, 1.0))
+        if jumped and last_s > 0.0:
+            self._forecaster.jump_to((arrived - last) / (now - last_s))
+            # What was before the jump says nothing about what is after it.
+            self._seen.clear()
+            self._seen.extend([(last_s, last), (now, arrived)])
+            return True
+        self._forecaster.observe((arrived - last) / (now - last_s), now - last_s)
+        return False
+
+    def forecast_per_s(self) -> float:
+        return self._forecaster.forecast()

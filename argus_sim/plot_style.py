@@ -1,0 +1,151 @@
+"""How our figures look, and how they become files: the same figure is the same bytes.
+
+A policy has one colour and one dash pattern everywhere, told apart without colour vision too.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal, ParamSpec
+
+import matplotlib.style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from argus_sim.report import write_atomically
+
+P = ParamSpec("P")
+
+#: Dash patterns by name; ``(offset, on/off lengths)`` in line widths.
+_SOLID: Any = "-"
+DASHED: Any = (0, (4, 1.5))
+_DOTTED: Any = (0, (1, 1.2))
+_DASHDOT: Any = (0, (5, 1.2, 1, 1.2))
+
+#: Colour (after Okabe-Ito and Tol, safe for colour-blind readers) and dashes of the policies that ship.
+STYLES: dict[str, tuple[str, Any]] = {
+    "argus-x": ("#AA3377", _SOLID),
+    "argus": ("#D55E00", _SOLID),
+    "pac": ("#E69F00", DASHED),
+    "proteus": ("#0072B2", _SOLID),
+    "sommelier": ("#56B4E9", DASHED),
+    "infaas": ("#009E73", _SOLID),
+    "nirvana": ("#CC79A7", DASHED),
+    "diffserve": ("#332288", _DASHDOT),
+    "clipper-ha": ("#4D4D4D", _SOLID),
+    "clipper-ht": ("#8C8C8C", DASHED),
+    "static": ("#7A5C3E", _DOTTED),
+    "hindsight": ("#000000", _DOTTED),
+}
+
+_SPARE_COLOURS = ("#117733", "#882255", "#44AA99", "#999933", "#6699CC", "#AA4499", "#661100", "#222222")
+#: For policies we do not know: a name takes the solid line its hash points at, or the next free style.
+_SPARE: tuple[tuple[str, Any], ...] = tuple(
+    (colour, dashes) for dashes in (_SOLID, DASHED, _DASHDOT) for colour in _SPARE_COLOURS
+)
+
+_RC: dict[str, Any] = {
+    "font.family": "DejaVu Sans",  # Ships with Matplotlib, so that bytes do not depend on the system's fonts.
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#666666",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E3E3E3",
+    "grid.linewidth": 0.7,
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "savefig.facecolor": "white",
+    "lines.linewidth": 1.5,
+    "figure.constrained_layout.w_pad": 0.08,
+    "figure.constrained_layout.h_pad": 0.06,
+    "text.parse_math": False,  # A name is a name, even one with dollars in it.
+    "svg.hashsalt": "argus-sim",
+    "svg.fonttype": "path",
+}
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draw under our settings, whatever the caller's are, and leave theirs as they were.
+
+    The layout is solved once and kept: solved anew at every rendering, it would drift by a fraction of a point.
+    """
+
+    @functools.wraps(draw)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with matplotlib.style.context(["default", _RC]):
+            figure = draw(*args, **kwargs)
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
+            return figure
+
+    return wrapper
+
+
+def styles(policies: Iterable[str]) -> dict[str, tuple[str, Any]]:
+    """Colour and dash pattern per policy: fixed for those that ship, distinct for the others.
+
+    >>> styles(["argus", "mine"])["argus"][0]
+    '#D55E00'
+    """
+    given = sorted(set(policies))
+    chosen = {name: STYLES[name] for name in given if name in STYLES}
+    taken: set[int] = set()
+    for name in given:
+        if name in STYLES:
+            continue
+        slot = zlib.crc32(name.encode()) % len(_SPARE_COLOURS)
+        while slot in taken and len(taken) < len(_SPARE):
+            slot = (slot + 1) % len(_SPARE)
+        taken.add(slot)
+        chosen[name] = _SPARE[slot]
+    return chosen
+
+
+def render(figure: Figure, kind: Literal["png", "svg"], *, dpi: int = 150) -> bytes:
+    """The figure as a file's bytes; the same figure gives the same bytes (no date, no random ids)."""
+    buffer = io.BytesIO()
+    metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+    with matplotlib.style.context(["default", _RC]):
+        figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
+    return buffer.getvalue()
+
+
+def embed(figure: Figure, *, dpi: int = 110) -> bytes:
+    """The figure for a report: SVG, or PNG where that is smaller."""
+    return min(render(figure, "svg"), render(figure, "png", dpi=dpi), key=len)
+
+
+def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
+    """Writes ``<name>.png`` (150 dpi) and ``<name>.svg`` into the folder, each as a whole or not at all."""
+    png, svg = folder / f"{name}.png", folder / f"{name}.svg"
+    write_atomically(png, render(figure, "png"))
+    write_atomically(svg, render(figure, "svg"))
+    return png, svg
+
+
+def head(figure: Figure, title: str, note: str) -> None:
+    """Title and, smaller under it, what a reader must know to read the figure; both reserve their room."""
+    figure.suptitle(f"{title}\n", x=0.01, ha="left", fontsize=12, fontweight="bold")
+    height = float(figure.get_size_inches()[1])
+    figure.text(0.01, 1 - 0.36 / height, note, color="#555555", fontsize=8.5, va="center")
+
+
+def legend(figure: Figure, ax: Axes) -> None:
+    handles, labels = ax.get_legend_handles_labels()
+    if handles:
+        columns = min(6, len(labels))
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=2.8)

@@ -1,0 +1,103 @@
+"""What `pac`, `argus` and `proteus` share: forecast demand, allocate workers to the levels of one ladder."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from argus_sim.core.forecast import Demand, EwmaForecast, Forecast
+from argus_sim.core.solvers import Allocation, allocate
+from argus_sim.core.view import ClusterView
+from argus_sim.domain import VariantId
+from argus_sim.policies.base import Params, Plan, Policy, Serves, Setup, keep_or_move
+
+#: Demand is rounded up to this part of the cluster's capacity. It costs less than the forecast is uncertain,
+#: and makes the same problems come up again, which the solver remembers.
+GRAIN = 1.0 / 128.0
+
+_BITS = 14
+_MASK = (1 << _BITS) - 1
+
+
+class AllocatingParams(Params):
+    """Parameters common to the policies that allocate by forecast."""
+
+    period_s: float = Field(default=30.0, gt=0, description="Seconds between allocations.")
+    monitor_s: float | None = Field(
+        default=5.0, gt=0, description="Seconds between looks at demand; a jump brings the allocation forward."
+    )
+    headroom: float = Field(default=1.05, ge=1, description="Capacity asked for, as a multiple of the forecast.")
+    forecast: Forecast = EwmaForecast()
+
+
+class Allocating(Policy):
+    """Base of the policies that allocate workers to levels so that the forecast demand can be served."""
+
+    Params: ClassVar[type[Params]] = AllocatingParams
+
+    def __init__(self, setup: Setup, params: Any, ladder: tuple[VariantId, ...], limit_s: float) -> None:
+        """``ladder``: least approximate first. ``limit_s``: the longest batch that counts as throughput."""
+        super().__init__(setup, params)
+        catalog = setup.catalog
+        self.ladder = ladder
+        self._demand = Demand(params.forecast.build())
+        self._quality = tuple(float(catalog.quality[v]) for v in ladder)
+        self._throughput = tuple(catalog.throughput_per_s(v, limit_s=limit_s) for v in ladder)
+        self._draws = Uniforms(setup.rng)
+
+    @property
+    def period_s(self) -> float | None:
+        period_s: float = self.params.period_s
+        return period_s
+
+    @property
+    def monitor_s(self) -> float | None:
+        monitor_s: float | None = self.params.monitor_s
+        return monitor_s
+
+    def monitor(self, view: ClusterView) -> bool:
+        return self._demand.look(view)
+
+    def plan(self, view: ClusterView) -> Plan:
+        self._demand.look(view)
+        allocation = self.allocate(view.workers_up)
+        self.aim(allocation, view)
+        wanted: dict[Serves, int] = {
+            (v,): n for v, n in zip(self.ladder, allocation.workers, strict=True) if n > 0
+        }
+        per_min = 60.0 * self._demand.forecast_per_s()
+        return keep_or_move(wanted, view, self.setup.catalog, f"forecast {per_min:.0f} requests/min")
+
+    def allocate(self, workers: int) -> Allocation:
+        """The allocation for the forecast with headroom."""
+        capacity = workers * max(self._throughput)
+        demand = self._demand.forecast_per_s() * self.params.headroom
+        grains = max(1, math.ceil(demand / capacity / GRAIN))
+        return allocate(
+            self._quality, self._throughput, workers, min(grains, round(2 / GRAIN)) * GRAIN * capacity
+        )
+
+    def aim(self, allocation: Allocation, view: ClusterView) -> None:
+        """Prepare routing for a new allocation."""
+        raise NotImplementedError
+
+
+class Uniforms:
+    """A uniform number for each request: the same for the same request, whatever a policy does in between."""
+
+    __slots__ = ("_blocks", "_rng")
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+        self._blocks: list[list[float]] = []
+
+    def __getitem__(self, row: int) -> float:
+        try:
+            return self._blocks[row >> _BITS][row & _MASK]
+        except IndexError:
+            while row >> _BITS >= len(self._blocks):
+                self._blocks.append(self._rng.random(1 << _BITS).tolist())
+            return self._blocks[row >> _BITS][row & _MASK]

@@ -1,0 +1,177 @@
+"""What a policy is: three questions that it answers and two things that it hears.
+
+A policy never gets the simulator, the host or what only hindsight knows. It is given a :class:`Setup` before
+the run and an immutable :class:`~argus_sim.core.view.ClusterView` with each question, and answers with values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from argus_sim.core.affinity import QualityPredictor
+from argus_sim.core.catalog import Catalog
+from argus_sim.core.view import ClusterView
+from argus_sim.domain import BatchResult, CacheHit, Request, VariantId
+
+
+class Route(NamedTuple):
+    """Serve the request as this variant. ``reason`` ends up in the report."""
+
+    variant: VariantId
+    reason: str
+
+
+class Refuse(NamedTuple):
+    """Do not serve the request."""
+
+    reason: str
+
+
+class AskCache(NamedTuple):
+    """Look the prompt up first, then ask again: ``request.hit`` will be set."""
+
+    reason: str
+
+
+class Wait(NamedTuple):
+    """Leave the batch to fill up, until this time at the latest."""
+
+    until_s: float
+
+
+Decision = Route | Refuse | AskCache
+
+#: What one worker serves: variants that all run on the same model.
+Serves = tuple[VariantId, ...]
+
+
+class Plan(NamedTuple):
+    """What each worker (by index) is to serve from now on. A model that it does not hold must be loaded."""
+
+    serves: tuple[Serves, ...]
+    reason: str
+
+
+class Params(BaseModel):
+    """Base of the parameters of a policy: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a policy may know before the run.
+
+    Attributes:
+        catalog: Latencies, load times and mean qualities.
+        workers: How many there are.
+        slo_s: The deadline of a request after its arrival.
+        rng: The policy's own stream of random numbers.
+        predictor: Predicts quality from a prompt's text; trained on the training prompts only.
+    """
+
+    catalog: Catalog
+    workers: int
+    slo_s: float
+    rng: np.random.Generator
+    predictor: QualityPredictor
+
+
+class Policy:
+    """Base class. A published system is one subclass in one file, found by the entry point of its name.
+
+    Class attributes:
+        name: How experiments call it.
+        Params: Its parameters.
+        monitor_s: How often :meth:`monitor` is asked, or None for never.
+    """
+
+    name: ClassVar[str]
+    Params: ClassVar[type[Params]] = Params
+
+    def __init__(self, setup: Setup, params: Any) -> None:
+        self.setup = setup
+        self.params = params
+
+    @property
+    def period_s(self) -> float | None:
+        """How often :meth:`plan` is called; None for only at the start and when membership changes."""
+        return None
+
+    @property
+    def monitor_s(self) -> float | None:
+        """How often :meth:`monitor` is called; None for never."""
+        return None
+
+    @property
+    def tick_s(self) -> float | None:
+        """How often the host is to call ``Engine.tick``: the shorter of the two, None for never."""
+        return min((s for s in (self.monitor_s, self.period_s) if s is not None), default=None)
+
+    @property
+    def constant(self) -> Decision | None:
+        """The decision that every request gets, where there is only one: :meth:`route` is then not called.
+
+        Asked once, before the first arrival.
+        """
+        return None
+
+    def plan(self, view: ClusterView) -> Plan:
+        """Which variants each worker serves."""
+        raise NotImplementedError
+
+    def monitor(self, view: ClusterView) -> bool:
+        """True to be asked for a plan at once (demand jumped, say)."""
+        return False
+
+    def route(self, request: Request, view: ClusterView) -> Decision:
+        """Which variant a request gets, or a refusal."""
+        raise NotImplementedError
+
+    def batch(self, queue: Sequence[int], variant: VariantId, worker: int, view: ClusterView) -> int | Wait:
+        """How many of the waiting requests (rows, oldest first) to run now.
+
+        The default takes as many as fill a profiled batch size. The engine's fast path knows that this method
+        was not overridden, so an override is only called where there is one.
+        """
+        catalog = self.setup.catalog
+        return catalog.fit[variant][min(len(queue), catalog.max_batch[variant])]
+
+    def observe(self, event: BatchResult | CacheHit) -> None:
+        """Feedback: a batch ended, or the cache answered. Only called where it is overridden."""
+
+
+def keep_or_move(wanted: dict[Serves, int], view: ClusterView, catalog: Catalog, reason: str) -> Plan:
+    """Turn counts into a placement with the fewest model loads.
+
+    Workers that already serve what is wanted keep it; then those that hold the right model change what they
+    serve, which is free; the rest load. Lost workers keep their entry, so that they come back as they were.
+
+    Args:
+        wanted: Number of workers for each thing to serve; must sum to the number of workers that are up.
+    """
+    left = dict(wanted)
+    serves: list[Serves | None] = [None] * view.workers
+    up = [w for w in range(view.workers) if view.is_up(w)]
+    if sum(left.values()) != len(up):
+        raise ValueError(f"{sum(left.values())} workers wanted, {len(up)} are up")
+
+    def settle(suits: Callable[[int, Serves], bool]) -> None:
+        for worker in up:
+            if serves[worker] is None:
+                for serve, count in left.items():
+                    if count and suits(worker, serve):
+                        serves[worker] = serve
+                        left[serve] -= 1
+                        break
+
+    settle(lambda worker, serve: view.serves(worker) == serve)
+    settle(lambda worker, serve: view.holds(worker) == catalog.model[serve[0]])
+    settle(lambda worker, serve: True)
+    any_serve = next(iter(wanted))
+    return Plan(tuple((view.serves(w) or any_serve) if s is None else s for w, s in enumerate(serves)), reason)

@@ -1,0 +1,280 @@
+"""Profiles from public data sets of per-prompt quality: real ratings under borrowed latencies.
+
+A format is one function and one entry of :data:`IMPORTERS`. None of these data sets has latencies, so an importer
+takes them from a profile that is handed to it and marks, variant by variant, what stands in for what.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from argus_sim.errors import InputError, did_you_mean
+from argus_sim.profile import Manifest, Profile
+from argus_sim.profile_tables import SCHEMAS
+from argus_sim.provenance import Provenance
+
+__all__ = ["IMPORTERS", "import_genai_bench", "import_profile"]
+
+
+def import_profile(format: str, path: str | os.PathLike[str], **options: Any) -> Profile:
+    """Import a public data set as a profile.
+
+    Args:
+        format: A key of :data:`IMPORTERS`.
+        path: The data set's file.
+        options: What the format's function takes beyond the path.
+
+    Raises:
+        InputError: The format or an option is unknown, or the file is not what it should be.
+    """
+    if format not in IMPORTERS:
+        raise InputError(f"unknown format {format!r}{did_you_mean(format, IMPORTERS)}")
+    importer = IMPORTERS[format]
+    parameters = inspect.signature(importer).parameters
+    known = [name for name, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    for option in options:
+        if option not in known:
+            raise InputError(f"format {format!r} has no option {option!r}{did_you_mean(option, known)}")
+    for name in known:
+        if parameters[name].default is inspect.Parameter.empty and name not in options:
+            raise InputError(f"format {format!r} needs the option {name!r}")
+    return importer(path, **options)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stand:
+    """A rated model: its name here, its steps, whose latency it gets and why that is fair."""
+
+    variant: str
+    steps: int
+    latency_of: str
+    because: str | None
+
+
+_GENAI_MODELS: Final[Mapping[str, _Stand]] = {
+    "SDXL_Base": _Stand("sdxl", 50, "sdxl", None),
+    "SDXL_2_1": _Stand(
+        "sd21", 50, "sd15", "as SD 1.5: the same U-Net layout with 865.9 M parameters against 859.5 M, at 512 px"
+    ),
+    "SDXL_Turbo": _Stand(
+        "sdxl-turbo",
+        1,
+        "sdxl-lightning",
+        "as SDXL-Lightning in 2 steps at 1024 px: the same U-Net, an upper bound for 1 step at 512 px",
+    ),
+}
+
+_GENAI: Final = "GenAI-Bench (arXiv 2406.13743): human ratings of text-image alignment, 1 to 5, three raters"
+_GENTD26: Final = (
+    "GenTD26 (Lin et al., SoCC 2025), github.com/alibaba/clusterdata, cluster-trace-v2026-GenAI:"
+    " basemodel_update_latency"
+)
+
+
+def import_genai_bench(
+    path: str | os.PathLike[str],
+    *,
+    latency_from: Profile | str,
+    models: Sequence[str] = ("SDXL_Base", "SDXL_2_1", "SDXL_Turbo"),
+    loads_file: str | os.PathLike[str] | None = None,
+    name: str = "genai-bench",
+) -> Profile:
+    """Human ratings of the same prompts under three models (GenAI-Bench) on a ladder ``SM``.
+
+    Levels follow latency, slowest first, so mean quality need not fall along the ladder: raters put SDXL-Turbo
+    above the slower SD 2.1. A rater is a row of the quality table, under ``seed`` 1, 2, 3. With three raters and
+    one image per prompt and model, ratings are noisy; the best of several noisy means is too good, so *relative*
+    quality is understated, for every policy alike.
+
+    Args:
+        path: CSV with columns prompt_id, prompt, model, human_scores (``"4|5|3"``); ratings outside 1..5 are left
+            out, as the data set's authors do.
+        latency_from: Profile (or its name or folder) with the variants sdxl, sd15 and sdxl-lightning.
+        models: Models of the data set to take; the slowest becomes the base. Known: SDXL_Base, SDXL_2_1 (that is
+            SD 2.1), SDXL_Turbo.
+        loads_file: GenTD26's component latencies (Parquet or CSV; columns metric, value in ms), whose
+            ``base_model_load`` becomes every model's load time. None: the load times of `latency_from`.
+        name: Of the profile.
+
+    Raises:
+        InputError: A file is not what it should be, or a model is unknown or unrated.
+    """
+    source = latency_from if isinstance(latency_from, Profile) else Profile.load(latency_from)
+    for model in models:
+        if model not in _GENAI_MODELS:
+            raise InputError(f"unknown model {model!r}{did_you_mean(model, _GENAI_MODELS)}")
+    stands = {model: _GENAI_MODELS[model] for model in models}
+
+    def seconds(model: str) -> float:
+        return source.latency(source.variant_id(stands[model].latency_of), 1).mean_s
+
+    order = sorted(stands, key=seconds, reverse=True)
+    names = [stands[model].variant for model in order]
+    ratings = _genai_ratings(path, order)
+    prompts = ratings[["prompt_id", "prompt"]].drop_duplicates("prompt_id").sort_values("prompt_id")
+    latency, latency_origin = _borrowed_latency(source, [stands[model] for model in order])
+    if loads_file is None:
+        loads, loads_origin = _borrowed_loads(source, [stands[model] for model in order])
+    else:
+        loads, loads_origin = _recorded_loads(loads_file, names)
+    rated = Provenance(kind="recorded", source=_GENAI, licence="Apache-2.0")
+    manifest = Manifest(
+        name=name,
+        description=(
+            f"Human ratings of {len(prompts)} prompts (GenAI-Bench) with latencies of profile {source.name!r},"
+            " some of which stand in for those of similar models. The seeds of the quality table are raters."
+        ),
+        gpu=source.manifest.gpu,
+        driver=source.manifest.driver,
+        libraries=source.manifest.libraries,
+        dtype=source.manifest.dtype,
+        resolution=source.manifest.resolution,
+        seeds=tuple(sorted({int(rater) for rater in ratings["seed"]})),
+        base=names[0],
+        metric="human_alignment",
+        service_distribution=source.manifest.service_distribution,
+        provenance={
+            "variants": (rated,),
+            "latency": latency_origin,
+            "loads": loads_origin,
+            "prompts": (rated,),
+            "quality": (rated,),
+        },
+    )
+    tables = {
+        "variants": pd.DataFrame(
+            {
+                "variant": names,
+                "model": names,
+                "strategy": ["BASE", *["SM"] * (len(order) - 1)],
+                "level": range(len(order)),
+                "steps": [stands[model].steps for model in order],
+                "skipped_steps": 0,
+            }
+        ),
+        "latency": latency,
+        "loads": loads,
+        "prompts": pd.DataFrame(
+            {
+                "prompt": prompts["prompt_id"],
+                "text": prompts["prompt"],
+                "split": [_split(text) for text in prompts["prompt"]],
+            }
+        ),
+        "quality": pd.DataFrame(
+            {
+                "prompt": ratings["prompt_id"],
+                "variant": [stands[model].variant for model in ratings["model"]],
+                "metric": "human_alignment",
+                "score": ratings["score"],
+                "seed": ratings["seed"],
+            }
+        ),
+    }
+    return Profile.from_tables(manifest, tables, where=str(path))
+
+
+#: format -> function of a path and keyword options
+IMPORTERS: Final[dict[str, Callable[..., Profile]]] = {"genai-bench": import_genai_bench}
+
+
+# ---- parts
+
+#: Rows of a table and where they come from.
+_Borrowed = tuple[pd.DataFrame, tuple[Provenance, ...]]
+
+
+def _genai_ratings(path: str | os.PathLike[str], models: Sequence[str]) -> pd.DataFrame:
+    """One row per rating: prompt_id, prompt, model, seed (rater, from 1), score."""
+    frame = _read(path, ("prompt_id", "prompt", "model", "human_scores"))
+    for model in models:
+        if model not in set(frame["model"]):
+            raise InputError(f"no ratings of model {model!r}", where=str(path))
+    frame = frame.loc[frame["model"].isin(models)]
+    scores = [str(text).split("|") for text in frame["human_scores"]]
+    raters: list[Any] = [list(range(1, len(row) + 1)) for row in scores]
+    long = frame.assign(score=pd.Series(scores, index=frame.index), seed=raters).explode(["score", "seed"])
+    score = pd.to_numeric(long["score"], errors="coerce")
+    if score.isna().any():
+        prompt, found = long.loc[score.isna(), ["prompt_id", "human_scores"]].iloc[0]
+        raise InputError(
+            f"human_scores must be numbers joined by '|', found {found!r} for prompt {prompt!r}", where=str(path)
+        )
+    return long.assign(score=score, seed=long["seed"].astype(int)).loc[score.between(1, 5)]
+
+
+def _read(path: str | os.PathLike[str], columns: Sequence[str]) -> pd.DataFrame:
+    try:
+        if Path(path).suffix == ".parquet":
+            frame = pd.read_parquet(path)
+        else:
+            frame = pd.read_csv(path, dtype={"prompt_id": str, "human_scores": str})
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot be read: {error}", where=str(path)) from None
+    for column in columns:
+        if column not in frame.columns:
+            raise InputError(
+                f"column {column!r} is missing{did_you_mean(column, frame.columns)}", where=str(path)
+            )
+    return frame
+
+
+def _borrowed_latency(source: Profile, stands: Sequence[_Stand]) -> _Borrowed:
+    rows = source.table("latency")
+    frames = [rows.loc[rows["variant"] == stand.latency_of].assign(variant=stand.variant) for stand in stands]
+    origin = (
+        part for stand in stands for part in _inherited(source.provenance_of("latency"), stand.latency_of, stand)
+    )
+    return pd.concat(frames), tuple(dict.fromkeys(origin))
+
+
+def _borrowed_loads(source: Profile, stands: Sequence[_Stand]) -> _Borrowed:
+    rows = source.table("loads")
+    models = [source.variants[source.variant_id(stand.latency_of)].model for stand in stands]
+    frames = [
+        rows.loc[rows["model"] == model].assign(model=stand.variant)
+        for model, stand in zip(models, stands, strict=True)
+    ]
+    origin = (
+        part
+        for model, stand in zip(models, stands, strict=True)
+        for part in _inherited(source.provenance_of("loads"), model, stand)
+    )
+    return pd.concat(frames), tuple(dict.fromkeys(origin))
+
+
+def _recorded_loads(path: str | os.PathLike[str], models: Sequence[str]) -> _Borrowed:
+    """Base-model loads of GenTD26, all of them, for every model."""
+    frame = _read(path, ("metric", "value"))
+    seconds = frame.loc[frame["metric"] == "base_model_load", "value"].astype("float64") / 1000.0
+    if seconds.empty:
+        raise InputError("no rows with metric 'base_model_load'", where=str(path))
+    loads = [pd.DataFrame({"model": model, "source": "disk", "seconds": seconds}) for model in models]
+    how = "loads of a production service's base models, the same sample for every model"
+    return pd.concat(loads), (Provenance(kind="recorded", source=_GENTD26, derived=how),)
+
+
+def _inherited(parts: Sequence[Provenance], of: str, stand: _Stand) -> list[Provenance]:
+    """The source's provenance for one of its rows, speaking for `stand`; what speaks for a column stays."""
+    out = []
+    for part in parts:
+        if fnmatchcase(of, part.covers):
+            derived = "; ".join(text for text in (part.derived, stand.because) if text)
+            out.append(part.model_copy(update={"covers": stand.variant, "derived": derived or None}))
+        elif any(fnmatchcase(column, part.covers) for column in SCHEMAS["latency"]):
+            out.append(part)
+    return out
+
+
+def _split(text: str) -> str:
+    """Half and half, by the text alone: a prompt stays in its split whatever else is imported."""
+    return "train" if hashlib.sha256(text.encode()).digest()[0] % 2 == 0 else "test"

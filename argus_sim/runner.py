@@ -1,0 +1,332 @@
+"""Running a whole experiment: all its runs, in parallel, resumable, and the results beside them.
+
+What is left under the folder (see the documentation of the layout in the README): a folder for each run with
+``outcomes.parquet``, ``timeline.parquet`` and ``summary.json``; ``summary.csv``, ``figures/`` and
+``report.html`` made from all of them; and ``experiment.lock.yaml``, from which the same bytes come again.
+Nothing that is written depends on the clock, the machine or the number of processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from argus_sim import metrics, plots, report
+from argus_sim.errors import InputError
+from argus_sim.experiment import Experiment, PolicyConfig, TraceConfig, expand
+from argus_sim.simulate import Scene, simulate
+from argus_sim.trace import Trace, find_trace
+
+LOCK = "experiment.lock.yaml"
+
+#: Libraries whose version can change a result's bytes.
+_LIBRARIES = ("argus-sim", "numpy", "scipy", "pandas", "pyarrow", "simpy", "scikit-learn", "matplotlib")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One policy on one trace with one seed."""
+
+    policy: PolicyConfig
+    trace: TraceConfig
+    seed: int
+
+    def folder(self, out: Path) -> Path:
+        return out / self.policy.label / self.trace.name / str(self.seed)
+
+
+def runs_of(experiment: Experiment) -> list[Run]:
+    """All runs, those on the same arrivals next to each other."""
+    return [
+        Run(policy, trace, seed)
+        for trace in experiment.traces
+        for seed in experiment.seeds
+        for policy in experiment.policies
+    ]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What an experiment came to.
+
+    Attributes:
+        folder: Where it is.
+        summary: One row per run, the columns of ``summary.csv``.
+        aggregate: Means and half-widths of 95 % intervals by policy and trace.
+    """
+
+    folder: Path
+    summary: pd.DataFrame
+    aggregate: pd.DataFrame
+
+
+def run_experiment(
+    experiment: Experiment,
+    out: Path,
+    *,
+    jobs: int | None = None,
+    resume: bool = False,
+    digests: dict[str, str] | None = None,
+    on_start: Callable[[int, int], None] = lambda total, done: None,
+    on_run: Callable[[Run, dict[str, Any]], None] = lambda run, summary: None,
+) -> Results:
+    """Run what is not done yet, then write what is made from all runs.
+
+    Args:
+        experiment: What to run.
+        out: The folder for the results; an earlier run's folder is replaced.
+        jobs: Processes; as many as there are cores by default.
+        resume: Keep the finished runs of the folder; it must be of the same experiment.
+        digests: Those of a lock file; the inputs must still have them.
+        on_start: Told how many runs there are, and how many of them are done.
+        on_run: Told of each run as it ends.
+
+    Raises:
+        InputError: Something is wrong with the experiment or one of its inputs.
+    """
+    scene = Scene.of(experiment)
+    lock = make_lock(scene)
+    for name, digest in (digests or {}).items():
+        if lock["inputs"].get(name) != digest:
+            raise InputError(f"{name} is not what the lock file was made with; its content has changed")
+    for config in experiment.traces:
+        scene.trace(config, experiment.seed)  # so that a bad input is found before anything is written
+    for policy in experiment.policies:
+        scene.policy(policy, experiment.seed)
+    _prepare(out, lock, resume)
+    todo, summaries = [], {}
+    for run in runs_of(experiment):
+        done = run.folder(out) / "summary.json"
+        if resume and done.exists():
+            summaries[run.folder(out)] = json.loads(done.read_text("utf-8"))
+        else:
+            todo.append(run)
+    on_start(len(todo) + len(summaries), len(summaries))
+    for run, summary in _run_all(experiment, todo, out, jobs or os.cpu_count() or 1):
+        summaries[run.folder(out)] = summary
+        on_run(run, summary)
+    return _finish(scene, out, [summaries[run.folder(out)] for run in runs_of(experiment)], lock)
+
+
+def make_lock(scene: Scene) -> dict[str, Any]:
+    """The content of ``experiment.lock.yaml``: the resolved experiment, versions, and digests of its inputs."""
+    experiment = scene.experiment
+    inputs = {f"profile {scene.profile.name}": scene.profile.digest()}
+    for trace in experiment.traces:
+        if trace.file is not None:
+            where = f"experiment {experiment.name!r}: trace {trace.name!r}"
+            path = expand(trace.file, where=where)
+            path = find_trace(path) if trace.format is None else path
+            try:
+                inputs[f"trace {trace.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
+            except OSError as error:
+                raise InputError(f"{path} cannot be read: {error.strerror}", where=where) from None
+    return {
+        "experiment": experiment.model_dump(mode="json"),
+        "inputs": inputs,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}},
+    }
+
+
+def read_lock(path: Path) -> dict[str, str] | None:
+    """The digests of the inputs if the file is a lock file, None if it is an experiment."""
+    data = yaml.safe_load(path.read_text("utf-8")) if path.is_file() else None
+    return data.get("inputs") if isinstance(data, dict) and "versions" in data else None
+
+
+def _prepare(out: Path, lock: dict[str, Any], resume: bool) -> None:
+    """Make the folder ready: empty but for the lock file, or as it is when resuming."""
+    old = out / LOCK
+    if out.exists() and not out.is_dir():
+        raise InputError("is not a folder", where=str(out))
+    if out.exists() and not old.exists() and any(out.iterdir()):
+        raise InputError("is not empty and not an experiment's results; choose another --out", where=str(out))
+    if resume and old.exists():
+        was = yaml.safe_load(old.read_text("utf-8"))
+        if was != lock:
+            parts = [key for key in lock if was.get(key) != lock[key]]
+            raise InputError(
+                f"holds results of a different run ({', '.join(parts)} differ); run without --resume to replace "
+                "them, or choose another --out",
+                where=str(out),
+            )
+        return
+    if out.exists():
+        shutil.rmtree(out)
+    out.mkdir(parents=True)
+    report.write_atomically(old, yaml.safe_dump(lock, sort_keys=False, allow_unicode=True).encode())
+
+
+# -- the runs ----------------------------------------------------------------------------------------------
+
+
+def _run_all(
+    experiment: Experiment, runs: list[Run], out: Path, jobs: int
+) -> Iterator[tuple[Run, dict[str, Any]]]:
+    if jobs == 1 or len(runs) <= 1:
+        for run in runs:
+            yield run, run_one(experiment, run, out)
+        return
+    # Fresh interpreters rather than forks: forking a process with threads (Arrow's, BLAS') can deadlock.
+    with ProcessPoolExecutor(min(jobs, len(runs)), mp_context=get_context("spawn")) as pool:
+        pending: dict[Future[dict[str, Any]], Run] = {}
+        waiting = iter(runs)
+        try:
+            while True:
+                # A few at a time: a failure or Ctrl-C then leaves little to wait for.
+                for run in islice(waiting, 2 * jobs - len(pending)):
+                    pending[pool.submit(run_one, experiment, run, out)] = run
+                if not pending:
+                    return
+                for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                    yield pending.pop(future), future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def run_one(experiment: Experiment, run: Run, out: Path) -> dict[str, Any]:
+    """Simulate one run and write its folder: whole, or not at all. Returns its summary."""
+    scene = _scene(experiment)
+    trace = _trace(experiment, run.trace, run.seed)
+    record = simulate(scene, run.policy, trace, run.seed)
+    summary = {
+        "policy": run.policy.label,
+        "trace": run.trace.name,
+        "seed": run.seed,
+        **metrics.summarise(record),
+        "peak": metrics.peak(record),
+    }
+    folder = run.folder(out)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    _write_parquet(record.frame(), partial / "outcomes.parquet")
+    _write_parquet(metrics.timeline(record, experiment.window_s), partial / "timeline.parquet")
+    (partial / "summary.json").write_text(json.dumps(_no_nan(summary), indent=1) + "\n", "utf-8")
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(partial, folder)
+    return summary
+
+
+@lru_cache(maxsize=2)
+def _scene_of(text: str) -> Scene:
+    return Scene.of(Experiment.model_validate_json(text))
+
+
+def _scene(experiment: Experiment) -> Scene:
+    return _scene_of(experiment.model_dump_json())
+
+
+_last_trace: dict[tuple[str, int, str], Trace] = {}
+
+
+def _trace(experiment: Experiment, config: TraceConfig, seed: int) -> Trace:
+    """The trace of a run; the last one is kept, since the runs on it come one after the other."""
+    key = (config.name, seed, experiment.model_dump_json())
+    if key not in _last_trace:
+        _last_trace.clear()
+        _last_trace[key] = _scene(experiment).trace(config, seed)
+    return _last_trace[key]
+
+
+def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
+    frame.to_parquet(path, engine="pyarrow", index=False, compression="zstd")
+
+
+def _no_nan(value: Any) -> Any:
+    """JSON has no NaN: undefined is null."""
+    if isinstance(value, dict):
+        return {key: _no_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+# -- what is made from all runs ----------------------------------------------------------------------------
+
+
+def _finish(scene: Scene, out: Path, summaries: list[dict[str, Any]], lock: dict[str, Any]) -> Results:
+    experiment = scene.experiment
+    summary = pd.DataFrame([{k: v for k, v in s.items() if k != "peak"} for s in summaries])
+    summary = summary.fillna(value=math.nan).infer_objects()
+    order = {policy.label: i for i, policy in enumerate(experiment.policies)}
+    traces = {trace.name: i for i, trace in enumerate(experiment.traces)}
+    summary = summary.sort_values(
+        by=["trace", "policy", "seed"],
+        key=lambda column: column.map({**traces, **order}) if column.name != "seed" else column,
+        ignore_index=True,
+    )
+    report.write_atomically(out / "summary.csv", summary.to_csv(index=False).encode())
+    aggregate = metrics.aggregate(summary)
+    figures = _figures(scene, out, aggregate)
+    folder = out / "figures"
+    embedded = []
+    for name, caption, figure in figures:
+        plots.save(figure, folder, name)
+        embedded.append((caption, plots.embed(figure)))
+    report.write_report(
+        out / "report.html",
+        title=experiment.name,
+        lock=lock,
+        summary=summary,
+        aggregate=aggregate,
+        provenance=provenance_rows(scene),
+        figures=embedded,
+        notes=[experiment.description] if experiment.description else [],
+    )
+    return Results(out, summary, aggregate)
+
+
+def _figures(scene: Scene, out: Path, aggregate: pd.DataFrame) -> Iterator[tuple[str, str, Any]]:
+    experiment = scene.experiment
+    for trace in experiment.traces:
+        timelines = {
+            policy.label: [
+                pd.read_parquet(Run(policy, trace, seed).folder(out) / "timeline.parquet")
+                for seed in experiment.seeds
+            ]
+            for policy in experiment.policies
+        }
+        caption = f"Load, throughput, quality and violations on {trace.name}. Means over seeds by policy."
+        yield f"timeline-{trace.name}", caption, plots.figure_timeline(timelines, trace.name)
+    yield "totals", "Totals by policy. Whiskers are 95 % intervals over seeds.", plots.figure_totals(aggregate)
+    yield "front", "Quality against violations. Each point is a policy on a trace.", plots.figure_front(aggregate)
+
+
+def provenance_rows(scene: Scene) -> list[tuple[str, str, str]]:
+    """What the numbers rest on: (what, kind, source) for each part of the profile and the traces."""
+    profile = scene.profile
+    rows: list[tuple[str, str, str]] = [
+        (
+            f"{profile.name}: {table}" + (f" ({part.covers})" if part.covers != "*" else ""),
+            part.kind,
+            part.source + (f"; derived: {part.derived}" if part.derived else ""),
+        )
+        for table in profile.tables
+        for part in profile.provenance_of(table)
+    ]
+    for config in scene.experiment.traces:
+        trace = scene.trace(config, scene.experiment.seed)
+        changes = "; ".join(trace.transformations)
+        for origin in trace.provenance:
+            covers = f" ({origin.covers})" if origin.covers != "*" else ""
+            source = origin.source + (f"; derived: {origin.derived}" if origin.derived else "")
+            source += f"; {changes}" if changes else ""
+            rows.append((f"trace {config.name}{covers}", origin.kind, source))
+    return rows

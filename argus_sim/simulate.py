@@ -1,0 +1,203 @@
+"""One run: one policy, one trace, one seed, from its configuration to its record.
+
+Everything that several runs share (the profile, the predictors, a trace) is made once per process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from argus_sim.profile_import import import_profile
+
+from argus_sim.arrivals import generate
+from argus_sim.core import affinity
+from argus_sim.core.catalog import Catalog
+from argus_sim.core.engine import Engine
+from argus_sim.domain import Outcome
+from argus_sim.experiment import Experiment, PolicyConfig, TraceConfig, expand
+from argus_sim.importers import import_trace
+from argus_sim.policies import registry
+from argus_sim.policies.base import Policy, Setup
+from argus_sim.profile import Profile
+from argus_sim.record import RunRecord
+from argus_sim.simulation import faults
+from argus_sim.simulation.cluster import SimulatedCluster
+from argus_sim.simulation.environment import Environment
+from argus_sim.simulation.network import SimulatedCache
+from argus_sim.simulation.service import LoadTimes, ServiceTimes
+from argus_sim.trace import Trace, find_trace
+from argus_sim.workload import Workload, stream
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What an experiment plays with, loaded: its profile and what follows from it."""
+
+    experiment: Experiment
+    profile: Profile
+    catalog: Catalog
+    slo_s: float
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> Scene:
+        """Load the profile; :class:`InputError` says what is wrong with it."""
+        profile = _profile(experiment)
+        catalog = Catalog.of(profile)
+        slo = experiment.slo
+        base_s = catalog.mean_s[catalog.base][catalog.batch_sizes[catalog.base][0]]
+        return cls(experiment, profile, catalog, slo.seconds or slo.multiplier * base_s)
+
+    @property
+    def capacity_per_s(self) -> float:
+        """Images/s that the whole cluster serves at the base variant."""
+        return self.experiment.cluster.workers * self.catalog.throughput_per_s(
+            self.catalog.base, limit_s=self.slo_s
+        )
+
+    def trace(self, config: TraceConfig, seed: int) -> Trace:
+        """The trace as the configuration wants it, rescaled."""
+        rng = stream(seed, "arrivals")
+        where = f"experiment {self.experiment.name!r}: trace {config.name!r}"
+        if config.generate is not None:
+            trace = generate(config.generate, rng, name=config.name)
+        else:
+            assert config.file is not None
+            path = expand(config.file, where=where)
+            if config.format is None:
+                trace = Trace.read(find_trace(path))
+            else:
+                trace = import_trace(config.format, path, rng=rng, **config.options)
+        if config.clip_s is not None:
+            trace = trace.clip(*config.clip_s)
+        if config.scale_time is not None:
+            trace = trace.scale_time(config.scale_time)
+        if config.scale_rate is not None:
+            trace = trace.scale_rate(config.scale_rate, rng)
+        if config.peak is not None:
+            factor = config.peak.of_capacity * self.capacity_per_s / trace.peak_per_s(config.peak.window_s)
+            trace = trace.scale_time(1.0 / factor) if config.peak.by == "time" else trace.scale_rate(factor, rng)
+        return trace
+
+    def policy(self, config: PolicyConfig, seed: int) -> Policy:
+        """A fresh policy, knowing what a policy may know."""
+        experiment = self.experiment
+        where = f"experiment {experiment.name!r}: policy {config.label!r}"
+        kind = registry.find(config.name, where=where)
+        setup = Setup(
+            catalog=self.catalog,
+            workers=experiment.cluster.workers,
+            slo_s=self.slo_s,
+            rng=stream(seed, "policy"),
+            predictor=_predictor(self.profile, config.predictor),
+        )
+        return kind(setup, registry.parameters(kind, config.params, where=where))
+
+
+def simulate(
+    scene: Scene,
+    policy_config: PolicyConfig,
+    trace: Trace,
+    seed: int,
+    *,
+    env: Environment | None = None,
+) -> RunRecord:
+    """Replay a trace under a policy.
+
+    Raises:
+        InputError: The run can never catch up, or the policy did what cannot be done.
+    """
+    experiment, profile = scene.experiment, scene.profile
+    cluster = experiment.cluster
+
+    def rng(purpose: str) -> np.random.Generator:
+        return stream(seed, purpose)
+
+    workload = Workload.of(trace, profile, scene.slo_s, rng("prompts"))
+    engine = Engine(
+        scene.catalog,
+        scene.policy(policy_config, seed),
+        workload.requests(),
+        cluster.workers,
+        drop=experiment.drop_rule,
+        staleness_s=cluster.staleness_s,
+    )
+    similarity = profile.similarity()
+    deepest = max(v.skipped_steps for v in profile.variants)
+    host = SimulatedCluster(
+        engine,
+        workload.arrival_s + cluster.dispatch_s,
+        ServiceTimes.of(profile, len(trace), rng("service")),
+        LoadTimes(profile, rng("loads")),
+        None if similarity is None else SimulatedCache(cluster.cache, similarity, deepest, rng("cache")),
+        env=env,
+        max_wait_s=experiment.max_wait_slos * scene.slo_s if experiment.drop == "never" else float("inf"),
+    )
+    for fault, fault_rng in zip(cluster.faults, rng("faults").spawn(len(cluster.faults)), strict=True):
+        faults.start(fault, host, cluster.workers, fault_rng)
+    host.run()
+    return _record(scene, workload, host)
+
+
+def _record(scene: Scene, workload: Workload, host: SimulatedCluster) -> RunRecord:
+    """Put the columns together and look up what no policy may: the quality of what was served."""
+    engine, profile = host.engine, scene.profile
+    columns = engine.log.columns(workload.deadline_s)
+    variant, outcome = columns["variant"], columns["outcome"]
+    # Each request of a batch of n stands for an n-th of the time that the batch took.
+    busy_s = float(np.nansum((columns["finish_s"] - columns["start_s"]) / np.maximum(columns["batch_size"], 1)))
+    busy_s += engine.wasted_s
+    served = (outcome == Outcome.ON_TIME) | (outcome == Outcome.LATE)
+    relative = np.full(len(variant), np.nan)
+    to_base = np.full(len(variant), np.nan)
+    relative[served] = profile.relative_quality()[workload.prompt[served], variant[served]]
+    to_base[served] = profile.quality_relative_to_base()[workload.prompt[served], variant[served]]
+    return RunRecord(
+        variants=tuple(v.name for v in profile.variants),
+        prompts=profile.prompts,
+        reasons=tuple(engine.log.reasons),
+        arrival_s=workload.arrival_s,
+        deadline_s=workload.deadline_s,
+        prompt=workload.prompt,
+        relative_quality=relative,
+        quality_relative_to_base=to_base,
+        duration_s=workload.duration_s,
+        workers=len(engine.workers),
+        busy_s=busy_s,
+        loads=host.loads,
+        plans=engine.plans,
+        faults=host.faults,
+        **columns,
+    )
+
+
+# -- made once per process ---------------------------------------------------------------------------------
+
+
+def _profile(experiment: Experiment) -> Profile:
+    where = f"experiment {experiment.name!r}: profile"
+    if isinstance(experiment.profile, str):
+        return _load_profile(str(expand(experiment.profile, where=where)))
+    config = experiment.profile
+    options = {
+        key: str(expand(value, where=where)) if isinstance(value, str) else value
+        for key, value in config.options.items()
+    }
+    return _import_profile(config.format, str(expand(config.file, where=where)), tuple(sorted(options.items())))
+
+
+@lru_cache(maxsize=8)
+def _load_profile(name_or_path: str) -> Profile:
+    return Profile.load(name_or_path)
+
+
+@lru_cache(maxsize=8)
+def _import_profile(format: str, file: str, options: tuple[tuple[str, object], ...]) -> Profile:
+    profile: Profile = import_profile(format, file, **dict(options))
+    return profile
+
+
+@lru_cache(maxsize=16)
+def _predictor(profile: Profile, kind: str) -> affinity.QualityPredictor:
+    return affinity.PREDICTORS[kind](profile)

@@ -1,0 +1,203 @@
+"""The simulated cluster: a host that carries out the engine's commands in simulated time.
+
+A command becomes an event at the time when the hardware would have answered: a batch ends after a service time
+drawn from the profile, a model is in place after a load time, the cache answers after its latency.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from argus_sim.core.commands import Command, LoadModel, LookUpCache, RunBatch, WakeUp
+from argus_sim.core.engine import Engine
+from argus_sim.errors import InputError
+from argus_sim.record import FaultRecord, LoadRecord
+from argus_sim.simulation.environment import Environment, StreamEnvironment, Tick
+from argus_sim.simulation.network import SimulatedCache
+from argus_sim.simulation.service import LoadTimes, ServiceTimes
+
+
+class SimulatedCluster:
+    """Runs an engine over a trace.
+
+    Args:
+        engine: With all requests of the run in its columns.
+        arrival_s: float64[n], when each row reaches the engine; sorted.
+        service: How long batches run.
+        loads: How long models take to load.
+        cache: The approximate cache, or None where no variant needs one.
+        env: The SimPy environment; a fast one by default.
+        max_wait_s: A run in which a request has waited this long while more keep arriving is stopped: with
+            nothing ever dropped, it would never catch up.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        arrival_s: npt.NDArray[np.float64],
+        service: ServiceTimes,
+        loads: LoadTimes | None = None,
+        cache: SimulatedCache | None = None,
+        *,
+        env: Environment | None = None,
+        max_wait_s: float = float("inf"),
+    ) -> None:
+        self.env: Environment = StreamEnvironment() if env is None else env
+        self.engine = engine
+        self.loads: list[LoadRecord] = []
+        self.faults: list[FaultRecord] = []
+        self._arrivals = len(arrival_s)
+        self._end_s = float(arrival_s[-1]) if len(arrival_s) else 0.0
+        self._arrival_s = arrival_s
+        self._times_s, self._draw = service.times_s, service.draw
+        self._tick_at = self.env.tick_at
+        self._load_times = loads
+        self._cache = cache
+        self._prompt = engine.requests.prompt
+        self._answer_at: Callable[[float, int], None] | None = None
+        self._cache_latency_s = 0.0
+        if cache is not None and cache.constant:
+            self._cache_latency_s = cache.latency_s
+            self._answer_at = self.env.lane(self._cache_answered)
+        self._max_wait_s = max_wait_s
+        workers = len(engine.workers)
+        #: Per worker: the event that ends what it is doing, the load under way, and how slow it is if it is.
+        self._ends = [Tick(engine.batch_done, worker) for worker in range(workers)]
+        self._slowdown: dict[int, float] = {}
+        self._loading: list[int | None] = [None] * workers
+        self.env.stream(arrival_s, engine.arrive, self._carry_out)
+        if engine.policy.tick_s is not None:
+            self.env.process(self._control(engine.policy.tick_s))
+        if max_wait_s < float("inf"):
+            self.env.process(self._guard())
+
+    def run(self) -> None:
+        """Until every request has ended."""
+        # A replay allocates a few objects per request and makes no cycles: looking for them takes a sixth of it.
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            self._carry_out(0.0, self.engine.start())
+            self.env.run()
+        finally:
+            if collecting:
+                gc.enable()
+
+    @property
+    def finished(self) -> bool:
+        """True when all have arrived and nothing waits or runs."""
+        engine = self.engine
+        return engine.arrived == self._arrivals and engine.is_idle()
+
+    # -- what a fault may do -------------------------------------------------------------------------------
+
+    def lose(self, worker: int) -> None:
+        """The worker fails, with whatever it was doing."""
+        now = self.env.now
+        self._ends[worker].cancel()
+        self._ends[worker] = Tick(self.engine.batch_done, worker)
+        if self._loading[worker] is not None:
+            index = self._loading[worker]
+            assert index is not None
+            load = self.loads[index]
+            self.loads[index] = LoadRecord(load.worker, load.model, load.start_s, float("nan"))
+            self._loading[worker] = None
+        self.faults.append(FaultRecord(now, worker, "lost"))
+        self._carry_out(now, self.engine.worker_lost(now, worker))
+
+    def restore(self, worker: int) -> None:
+        """The worker is back, empty."""
+        now = self.env.now
+        self.faults.append(FaultRecord(now, worker, "joined"))
+        self._carry_out(now, self.engine.worker_joined(now, worker))
+
+    def slow_down(self, worker: int, factor: float) -> None:
+        """From its next batch on the worker takes ``factor`` times as long."""
+        self.faults.append(FaultRecord(self.env.now, worker, "slow" if factor != 1.0 else "normal"))
+        self._slowdown[worker] = factor
+        if factor == 1.0:
+            del self._slowdown[worker]
+
+    # -- events --------------------------------------------------------------------------------------------
+
+    def _model_loaded(self, now: float, worker: int) -> Sequence[Command]:
+        self._ends[worker].fire = self.engine.batch_done
+        self._loading[worker] = None
+        return self.engine.model_loaded(now, worker)
+
+    def _woken(self, now: float, _: int) -> Sequence[Command]:
+        return self.engine.woken(now)
+
+    def _carry_out(self, now: float, commands: Sequence[Command]) -> None:
+        for command in commands:
+            if command.__class__ is RunBatch:
+                rows, worker = command.rows, command.worker
+                seconds = self._times_s[command.variant][len(rows)][self._draw[rows[0]]]
+                if self._slowdown:
+                    seconds *= self._slowdown.get(worker, 1.0)
+                self._tick_at(now + seconds, self._ends[worker])
+            elif command.__class__ is LookUpCache:
+                if self._answer_at is not None:
+                    self._answer_at(now + self._cache_latency_s, command.row)
+                else:
+                    self._look_up(now, command.row)
+            elif isinstance(command, LoadModel):
+                self._load(now, command)
+            elif isinstance(command, WakeUp):
+                self._tick_at(max(now, command.at_s), Tick(self._woken))
+
+    def _load(self, now: float, command: LoadModel) -> None:
+        worker, model = command
+        if self._load_times is None:
+            raise InputError("this cluster has no load times, but the policy wants to load a model")
+        seconds = self._load_times.seconds(model)
+        end = self._ends[worker]
+        end.fire = self._model_loaded
+        self._loading[worker] = len(self.loads)
+        self.loads.append(LoadRecord(worker, self.engine.catalog.models[model], now, now + seconds))
+        self._tick_at(now + seconds, end)
+
+    def _look_up(self, now: float, row: int) -> None:
+        """Ask a cache whose answers take different times."""
+        if self._cache is None:
+            raise InputError("a variant that skips steps needs a cache; the profile has no similarity table")
+        hit = self._cache.answer(now, self.engine.requests.prompt[row])
+
+        def answered(now: float, row: int) -> Sequence[Command]:
+            return self.engine.cache_answered(now, row, hit)
+
+        self._tick_at(now + hit.latency_s, Tick(answered, row))
+
+    def _cache_answered(self, now: float, row: int) -> Sequence[Command]:
+        """A cache that always takes the same time has answered; what, can be looked up now as well as then."""
+        assert self._cache is not None
+        return self.engine.cache_answered(now, row, self._cache.answer(now, self._prompt[row]))
+
+    # -- processes -----------------------------------------------------------------------------------------
+
+    def _control(self, period_s: float) -> Generator[Any, Any, None]:
+        while True:
+            yield self.env.timeout(period_s)
+            if self.finished:
+                return
+            now = self.env.now
+            self._carry_out(now, self.engine.tick(now))
+
+    def _guard(self) -> Generator[Any, Any, None]:
+        engine = self.engine
+        while self.env.now < self._end_s:
+            yield self.env.timeout(self._max_wait_s / 4.0)
+            now = self.env.now
+            oldest = min((queue[0] for queue in engine.queues if queue), default=None)
+            if oldest is not None and now < self._end_s and now - self._arrival_s[oldest] > self._max_wait_s:
+                waiting = sum(map(len, engine.queues))
+                raise InputError(
+                    f"stopped at {now:.0f} s: this run cannot catch up. {engine.arrived / now:.3g} requests/s "
+                    f"arrive, {(engine.arrived - waiting) / now:.3g} requests/s are served, {waiting} wait, and "
+                    f"nothing is dropped. Allow dropping (drop: late), add workers, or lower the load."
+                )

@@ -1,0 +1,105 @@
+"""What goes wrong with workers: failures, repairs, stragglers; each a SimPy process."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Annotated, Any, Literal, Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Fault(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: Which workers; None for all.
+    workers: tuple[int, ...] | None = None
+
+
+class Crash(_Fault):
+    """These workers fail at a time and come back, empty, after another."""
+
+    kind: Literal["crash"]
+    at_s: NonNegative
+    for_s: Positive | None = Field(default=None, description="None: they do not come back.")
+
+
+class RandomCrashes(_Fault):
+    """Each worker fails and is repaired independently, with exponential times."""
+
+    kind: Literal["random"]
+    mtbf_s: Positive
+    mttr_s: Positive
+
+
+class Slowdown(_Fault):
+    """These workers take ``factor`` times as long for a while (stragglers)."""
+
+    kind: Literal["slow"]
+    at_s: NonNegative
+    for_s: Positive
+    factor: Positive
+
+
+Fault = Annotated[Crash | RandomCrashes | Slowdown, Field(discriminator="kind")]
+
+
+class Host(Protocol):
+    """What a fault may do to a cluster."""
+
+    @property
+    def env(self) -> Any: ...
+
+    @property
+    def finished(self) -> bool: ...
+
+    def lose(self, worker: int) -> None: ...
+
+    def restore(self, worker: int) -> None: ...
+
+    def slow_down(self, worker: int, factor: float) -> None: ...
+
+
+def start(fault: Crash | RandomCrashes | Slowdown, host: Host, workers: int, rng: np.random.Generator) -> None:
+    """Put a fault's processes into the host's environment."""
+    hit = range(workers) if fault.workers is None else fault.workers
+    match fault:
+        case Crash():
+            host.env.process(_crash(fault, host, list(hit)))
+        case RandomCrashes():
+            for worker, stream in zip(hit, rng.spawn(len(hit)), strict=True):
+                host.env.process(_random(fault, host, worker, stream))
+        case Slowdown():
+            host.env.process(_slow(fault, host, list(hit)))
+
+
+def _crash(fault: Crash, host: Host, workers: list[int]) -> Generator[Any, Any, None]:
+    yield host.env.timeout(fault.at_s)
+    for worker in workers:
+        host.lose(worker)
+    if fault.for_s is not None:
+        yield host.env.timeout(fault.for_s)
+        for worker in workers:
+            host.restore(worker)
+
+
+def _random(fault: RandomCrashes, host: Host, worker: int, rng: np.random.Generator) -> Generator[Any, Any, None]:
+    while True:
+        yield host.env.timeout(float(rng.exponential(fault.mtbf_s)))
+        if host.finished:
+            return
+        host.lose(worker)
+        yield host.env.timeout(float(rng.exponential(fault.mttr_s)))
+        host.restore(worker)
+
+
+def _slow(fault: Slowdown, host: Host, workers: list[int]) -> Generator[Any, Any, None]:
+    yield host.env.timeout(fault.at_s)
+    for worker in workers:
+        host.slow_down(worker, fault.factor)
+    yield host.env.timeout(fault.for_s)
+    for worker in workers:
+        host.slow_down(worker, 1.0)

@@ -1,0 +1,283 @@
+"""When images are asked for: a trace of arrivals, its scaling and its statistics.
+
+A trace is an array of times and an account of where they come from. It says nothing about models or
+deadlines; those join it in the workload. Times are seconds since the start of the trace.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import struct
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from argus_sim import tracefile
+from argus_sim.errors import InputError, did_you_mean
+from argus_sim.provenance import Provenance
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """Arrivals over a stretch of time. Immutable; compare two by :meth:`digest`.
+
+    Attributes:
+        name: What reports call it.
+        arrival_s: float64[n], n > 0, ascending, finite, >= 0; read-only.
+        duration_s: How long the arrivals were watched: > 0 and no shorter than the last arrival. Rates are
+            per this time.
+        provenance: Where the arrivals come from, at least one part.
+        prompt: The text of each arrival, or None where the trace does not know it. Each distinct text is held
+            once.
+        transformations: What was done to the arrivals since, oldest first, in words.
+
+    Raises:
+        InputError: A value breaks one of the rules above; names the first offending arrival.
+    """
+
+    name: str
+    arrival_s: Floats
+    duration_s: float
+    provenance: tuple[Provenance, ...]
+    prompt: tuple[str, ...] | None = None
+    transformations: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        where = f"trace {self.name!r}"
+        try:
+            times = np.array(self.arrival_s, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"arrival times must be numbers: {error}", where=where) from error
+        if times.ndim != 1 or not len(times):
+            raise InputError(f"needs a list of at least one arrival, found shape {times.shape}", where=where)
+        fault = tracefile.first_fault(times)
+        if fault:
+            raise InputError(fault[1], where=f"{where}: arrival_s[{fault[0]}]")
+        if not (self.duration_s > 0 and times[-1] <= self.duration_s < math.inf):
+            raise InputError(
+                f"duration_s must be finite, above 0 and no less than the last arrival ({times[-1]:g}), "
+                f"found {self.duration_s:g}",
+                where=where,
+            )
+        if not self.provenance:
+            raise InputError("carries no provenance", where=where)
+        if self.prompt is not None and len(self.prompt) != len(times):
+            raise InputError(f"{len(self.prompt)} prompts for {len(times)} arrivals", where=where)
+        times.setflags(write=False)
+        object.__setattr__(self, "arrival_s", times)
+        object.__setattr__(self, "duration_s", float(self.duration_s))
+        if self.prompt is not None:
+            seen: dict[str, str] = {}
+            object.__setattr__(self, "prompt", tuple(seen.setdefault(text, text) for text in self.prompt))
+
+    def __len__(self) -> int:
+        return len(self.arrival_s)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Trace:
+        """The trace in a ``.csv`` or ``.parquet`` file; :mod:`argus_sim.tracefile` describes both.
+
+        Raises:
+            InputError: No such file, another suffix, or contents that are no trace; names the file and the
+                line (CSV) or row (Parquet, from 1).
+        """
+        header, arrival_s, prompt = tracefile.read(Path(path))
+        return cls(
+            name=header.name,
+            arrival_s=arrival_s,
+            duration_s=header.duration_s,
+            provenance=header.provenance,
+            prompt=None if prompt is None else tuple(prompt),
+            transformations=header.transformations,
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write a ``.csv`` or ``.parquet`` file that :meth:`read` gives back exactly.
+
+        The file appears whole or not at all, and the same trace always gives the same bytes.
+
+        Raises:
+            InputError: Another suffix.
+        """
+        header = tracefile.Header(
+            name=self.name,
+            duration_s=self.duration_s,
+            provenance=self.provenance,
+            transformations=self.transformations,
+        )
+        tracefile.write(Path(path), header, self.arrival_s, self.prompt)
+
+    def scale_time(self, factor: float) -> Trace:
+        """Every time multiplied by ``factor`` > 0: a shorter day with the same number of images.
+
+        Raises:
+            InputError: The factor is not a finite number above 0.
+        """
+        _check_positive("factor", factor)
+        return replace(
+            self,
+            arrival_s=self.arrival_s * factor,
+            duration_s=self.duration_s * factor,
+            transformations=(*self.transformations, f"time scaled by {factor:g}"),
+        )
+
+    def scale_rate(self, factor: float, rng: np.random.Generator) -> Trace:
+        """More or fewer images in the same time, by ``factor`` > 0 on average.
+
+        Every arrival becomes floor(factor) arrivals, or one more with probability factor - floor(factor);
+        below 1 that is independent thinning. The first keeps its time, the others are spread uniformly over
+        the gap to the next later arrival (or the end), so that the rate curve keeps its shape at every scale
+        above that gap. The copies of one arrival come and go together: above 1, the counts of a Poisson trace
+        are no longer Poisson. To ask for more *independent* users, generate a trace at the higher rate.
+
+        Raises:
+            InputError: The factor is not a finite number above 0, or thinning left no arrival.
+        """
+        _check_positive("factor", factor)
+        whole = math.floor(factor)
+        copies = whole + (rng.random(len(self)) < factor - whole)
+        source = np.repeat(np.arange(len(self)), copies)
+        # Recorded stamps tie (whole seconds), so the gap is to the next *later* arrival: a tie leaves none.
+        later = np.searchsorted(self.arrival_s, self.arrival_s, side="right")
+        gap_end = np.append(self.arrival_s, self.duration_s)[later][source]
+        times = self.arrival_s[source]
+        is_copy = np.diff(source, prepend=-1) == 0
+        jitter = np.where(is_copy, rng.random(len(source)), 0.0)
+        times = np.minimum(times + jitter * (gap_end - times), gap_end)  # the sum may round past the end
+        order = np.argsort(times, kind="stable")
+        return self._pick(source[order], times[order], self.duration_s, f"rate scaled by {factor:g}")
+
+    def clip(self, start_s: float, end_s: float) -> Trace:
+        """The arrivals in [start_s, end_s), as a trace that starts at 0.
+
+        An arrival at the very end of the trace belongs to a clip that ends there.
+
+        Raises:
+            InputError: Not 0 <= start_s < end_s <= duration_s, or nothing arrives in between.
+        """
+        if not 0 <= start_s < end_s <= self.duration_s:
+            raise InputError(
+                f"cannot clip to {start_s:g}..{end_s:g} s; it lasts from 0 to {self.duration_s:g} s",
+                where=f"trace {self.name!r}",
+            )
+        first = int(np.searchsorted(self.arrival_s, start_s))
+        after = len(self) if end_s == self.duration_s else int(np.searchsorted(self.arrival_s, end_s))
+        return self._pick(
+            np.arange(first, after),
+            self.arrival_s[first:after] - start_s,
+            end_s - start_s,
+            f"clipped to [{start_s:g}, {end_s:g}) s",
+        )
+
+    def _pick(self, source: npt.NDArray[np.int64], times: Floats, duration_s: float, note: str) -> Trace:
+        if not len(source):
+            raise InputError(f"no arrival is left ({note})", where=f"trace {self.name!r}")
+        return replace(
+            self,
+            arrival_s=times,
+            duration_s=duration_s,
+            prompt=None if self.prompt is None else tuple(self.prompt[row] for row in source),
+            transformations=(*self.transformations, note),
+        )
+
+    def peak_per_s(self, window_s: float) -> float:
+        """The most arrivals in any half-open window of this length, wherever it starts, per second."""
+        _check_positive("window_s", window_s)
+        after = np.searchsorted(self.arrival_s, self.arrival_s + window_s)
+        return float(np.max(after - np.arange(len(self)))) / window_s
+
+    def rate(self, window_s: float) -> tuple[Floats, Floats]:
+        """The rate curve: starts of aligned windows (s) and their arrivals per minute, both float64[windows].
+
+        The end of the trace may cut off the last window; its rate is per the time that is left of it.
+        """
+        _check_positive("window_s", window_s)
+        # The tolerance spares a sliver of a window when the duration is a multiple of it but for rounding.
+        windows = max(1, math.ceil(self.duration_s / window_s - 1e-9))
+        start_s = np.arange(windows, dtype=np.float64) * window_s
+        count = np.bincount(np.searchsorted(start_s, self.arrival_s, side="right") - 1, minlength=windows)
+        per_min: Floats = count * 60.0 / np.minimum(window_s, self.duration_s - start_s)
+        return start_s, per_min
+
+    def stats(self) -> dict[str, float]:
+        """What the trace looks like, by name. Here x is the counts of its complete aligned minutes.
+
+        * ``count``: arrivals; ``duration_s``: seconds; ``mean_per_min``: count / duration.
+        * ``peak_per_min``, ``p99_per_min``: the largest x and their 99th percentile.
+        * ``peak_to_mean``: peak_per_min / mean_per_min.
+        * ``dispersion_index_per_min``: var(x) / mean(x); 1 for a Poisson process, more for bursts.
+        * ``cv_interarrival``: standard deviation over mean of the gaps; 1 for a Poisson process.
+        * ``acf_lag1_min``, ``acf_lag60_min``: autocorrelation of x at 1 and 60 minutes, in [-1, 1].
+
+        NaN where undefined: no gaps, no complete minute with arrivals, x constant or too short for the lag.
+        """
+        gaps = np.diff(self.arrival_s)
+        x = self.rate(60.0)[1][: int(self.duration_s // 60.0)]
+        mean_per_min = len(self) * 60.0 / self.duration_s
+        peak_per_min = float(np.max(x)) if len(x) else math.nan
+        return {
+            "count": float(len(self)),
+            "duration_s": self.duration_s,
+            "mean_per_min": mean_per_min,
+            "peak_per_min": peak_per_min,
+            "p99_per_min": float(np.percentile(x, 99)) if len(x) else math.nan,
+            "peak_to_mean": peak_per_min / mean_per_min,
+            "dispersion_index_per_min": float(np.var(x) / np.mean(x)) if np.any(x) else math.nan,
+            "cv_interarrival": float(np.std(gaps) / np.mean(gaps)) if np.any(gaps) else math.nan,
+            "acf_lag1_min": _autocorrelation(x, 1),
+            "acf_lag60_min": _autocorrelation(x, 60),
+        }
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of arrivals, duration and prompts: equal for traces that ask for the same work."""
+        content = hashlib.sha256(self.arrival_s.astype("<f8").tobytes())
+        content.update(struct.pack("<d", self.duration_s))
+        if self.prompt is not None:
+            content.update(json.dumps(self.prompt).encode())
+        return content.hexdigest()
+
+
+def shipped_traces() -> list[str]:
+    """Names of the traces that come with argus-sim."""
+    return sorted(path.stem for path in _shipped_folder().glob("*.parquet"))
+
+
+def find_trace(name_or_path: str | Path) -> Path:
+    """The file of a shipped trace, or the path itself where it has a suffix or is a file.
+
+    Raises:
+        InputError: Neither a path nor a shipped name.
+    """
+    path = Path(name_or_path)
+    if path.suffix or path.is_file():
+        return path
+    shipped = shipped_traces()
+    if path.name not in shipped or path.parent != Path():
+        raise InputError(f"no trace is called {str(path)!r}{did_you_mean(path.name, shipped)}")
+    return _shipped_folder() / f"{path.name}.parquet"
+
+
+def _shipped_folder() -> Path:
+    # A wheel carries the folder inside the package; a checkout has it beside the package.
+    package = Path(__file__).parent
+    inside = package / "_shipped" / "traces"
+    return inside if inside.is_dir() else package.parent / "traces"
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not (value > 0 and math.isfinite(value)):
+        raise InputError(f"{name} must be a finite number above 0, found {value!r}")
+
+
+def _autocorrelation(x: Floats, lag: int) -> float:
+    if len(x) < lag + 2:
+        return math.nan
+    centred = x - np.mean(x)
+    power = float(centred @ centred)
+    return float(centred[:-lag] @ centred[lag:]) / power if power > 0 else math.nan

@@ -1,0 +1,163 @@
+"""The two file formats of a trace, told apart by suffix.
+
+Both carry the same JSON object, a :class:`Header`:
+
+* ``.parquet``: a column ``arrival_s`` and, where known, ``prompt``; the header is in the schema's metadata
+  under the key ``argus_sim.trace``.
+* ``.csv``: the same columns under a line that names them; the header is the line before that one,
+  ``# argus_sim.trace: {...}``.
+
+The header may be missing. The trace is then named after the file, ends with its last arrival, and its
+provenance is ``recorded`` with the file as the source.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from argus_sim.columns import cell, read_header, read_numbers, read_texts
+from argus_sim.errors import InputError, did_you_mean
+from argus_sim.provenance import Provenance
+
+Floats = npt.NDArray[np.float64]
+
+_KEY = "argus_sim.trace"
+_COMMENT = f"# {_KEY}: ".encode()
+_SUFFIXES = (".csv", ".parquet")
+
+
+class Header(BaseModel):
+    """What a file says about its arrivals; the fields are those of :class:`~argus_sim.trace.Trace`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    duration_s: float
+    provenance: tuple[Provenance, ...]
+    transformations: tuple[str, ...] = ()
+
+
+def read(path: Path) -> tuple[Header, Floats, list[str] | None]:
+    """Header, arrival times (ascending seconds, at least one) and prompts of a file.
+
+    Raises:
+        InputError: No such file, another suffix, or contents that are no trace; names the file and the line
+            (CSV) or row (Parquet, from 1).
+    """
+    _check_suffix(path)
+    if not path.is_file():
+        raise InputError("no such file", where=str(path))
+    return _read_csv(path) if path.suffix == ".csv" else _read_parquet(path)
+
+
+def write(path: Path, header: Header, arrival_s: Floats, prompt: Sequence[str] | None) -> None:
+    """Write a file that :func:`read` gives back exactly; it appears whole or not at all.
+
+    Raises:
+        InputError: Another suffix.
+    """
+    _check_suffix(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        (_write_csv if path.suffix == ".csv" else _write_parquet)(part, header, arrival_s, prompt)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def first_fault(arrival_s: Floats) -> tuple[int, str] | None:
+    """Position and description of an arrival time that cannot be one, or None."""
+    for faulty, what in (
+        (~np.isfinite(arrival_s), "is not a finite number"),
+        (arrival_s < 0, "is negative; a trace starts at 0"),
+        (np.diff(arrival_s, prepend=-math.inf) < 0, "is earlier than the arrival before it"),
+    ):
+        if faulty.any():
+            row = int(np.argmax(faulty))
+            return row, f"arrival time {arrival_s[row]:g} {what}"
+    return None
+
+
+def _read_csv(path: Path) -> tuple[Header, Floats, list[str] | None]:
+    with path.open("rb") as file:
+        line = file.readline()
+    header = line.removeprefix(_COMMENT) if line.startswith(_COMMENT) else None
+    skip = int(header is not None)
+    prompted = "prompt" in read_header(path, skip_lines=skip)
+    times = read_numbers(path, "arrival_s", skip_lines=skip)
+    fault = first_fault(times)
+    if fault:
+        raise InputError(fault[1], where=cell(path, fault[0], "arrival_s", skip_lines=skip))
+    prompt = read_texts(path, "prompt", skip_lines=skip) if prompted else None
+    return _parse_header(header, path, times, where=f"{path}: line 1"), times, prompt
+
+
+def _write_csv(path: Path, header: Header, arrival_s: Floats, prompt: Sequence[str] | None) -> None:
+    times = arrival_s.tolist()
+    with path.open("w", newline="", encoding="utf-8") as file:
+        file.write(f"{_COMMENT.decode()}{header.model_dump_json(exclude_defaults=True)}\n")
+        file.write("arrival_s\n" if prompt is None else "arrival_s,prompt\n")
+        # Minimal quoting would leave a lone carriage return bare, which reads back as the end of the row.
+        rows = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+        rows.writerows(zip(times, strict=True) if prompt is None else zip(times, prompt, strict=True))
+
+
+def _read_parquet(path: Path) -> tuple[Header, Floats, list[str] | None]:
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"not a Parquet file: {error}", where=str(path)) from error
+    names = table.column_names
+    if "arrival_s" not in names:
+        raise InputError(f"no column 'arrival_s'{did_you_mean('arrival_s', names)}", where=str(path))
+    column = table["arrival_s"]
+    if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
+        raise InputError(f"column 'arrival_s' must hold numbers, found {column.type}", where=str(path))
+    times = np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
+    fault = first_fault(times)
+    if fault:
+        raise InputError(fault[1], where=f"{path}: row {fault[0] + 1}, column 'arrival_s'")
+    prompt = table["prompt"].to_pylist() if "prompt" in names else None
+    if prompt is not None and not all(isinstance(text, str) for text in prompt):
+        raise InputError("column 'prompt' must hold text in every row", where=str(path))
+    header = (table.schema.metadata or {}).get(_KEY.encode())
+    return _parse_header(header, path, times, where=f"{path}: metadata {_KEY!r}"), times, prompt
+
+
+def _write_parquet(path: Path, header: Header, arrival_s: Floats, prompt: Sequence[str] | None) -> None:
+    columns = {"arrival_s": pa.array(arrival_s)}
+    if prompt is not None:
+        columns["prompt"] = pa.array(prompt, pa.string())
+    metadata = {_KEY: header.model_dump_json(exclude_defaults=True)}
+    table = pa.table(columns).replace_schema_metadata(metadata)
+    pq.write_table(table, path, compression="zstd", use_dictionary=["prompt"])
+
+
+def _parse_header(text: bytes | None, path: Path, arrival_s: Floats, *, where: str) -> Header:
+    if not len(arrival_s):
+        raise InputError("has no arrivals", where=str(path))
+    if text is None:
+        origin = Provenance(kind="recorded", source=f"{path.name} (the file does not state its origin)")
+        return Header(name=path.stem, duration_s=float(arrival_s[-1]), provenance=(origin,))
+    try:
+        return Header.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise InputError(f"{field}: {first['msg']}" if field else first["msg"], where=where) from error
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix not in _SUFFIXES:
+        raise InputError(f"not a trace file{did_you_mean(path.suffix, _SUFFIXES)}", where=str(path))

@@ -1,0 +1,354 @@
+"""Metrics against numbers worked out by hand, and the identities that every run obeys."""
+
+from __future__ import annotations
+
+import doctest
+import itertools
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from argus_sim import intervals, metrics
+from argus_sim.domain import Outcome
+from argus_sim.errors import InputError
+from argus_sim.metrics import METRICS, aggregate, batches, compare, interval, paired, peak, summarise, timeline
+from argus_sim.record import FaultRecord, PlanRecord, RunRecord
+from tests.make_record import VARIANTS, make_record, of_requests
+
+NAN = math.nan
+ON_TIME, LATE, REJECTED, LOST, UNFINISHED = Outcome
+
+
+@pytest.fixture(scope="module")
+def run() -> RunRecord:
+    return make_record(1, requests=2_500, duration_s=7_210.0)
+
+
+@pytest.fixture
+def by_hand() -> RunRecord:
+    """Two minutes, two workers, one request of every outcome and then some."""
+    return of_requests(
+        [
+            # arrival, start, finish, deadline, variant, worker, outcome, quality
+            (0.0, 0.0, 4.0, 12.0, 0, 0, ON_TIME, 1.0),
+            (1.0, 5.0, 9.0, 13.0, 1, 1, ON_TIME, 0.8),
+            (2.0, 5.0, 9.0, 14.0, 1, 1, ON_TIME, 0.6),
+            (30.0, 50.0, 54.0, 42.0, 0, 0, LATE, 1.0),
+            (59.0, NAN, NAN, 71.0, -1, -1, REJECTED, NAN),
+            (60.0, 61.0, NAN, 72.0, 0, 0, LOST, NAN),
+            (61.0, 110.0, 130.0, 140.0, 2, 1, ON_TIME, 0.5),
+            (119.0, NAN, NAN, 131.0, -1, -1, UNFINISHED, NAN),
+        ],
+        busy_s=60.0,
+        faults=[FaultRecord(64.0, 0, "lost")],
+    )
+
+
+def test_totals_by_hand(by_hand: RunRecord) -> None:
+    got = summarise(by_hand)
+    assert list(got) == list(METRICS), "the columns of summary.csv, in order"
+    assert got == pytest.approx(
+        {
+            "arrived": 8,
+            "on_time": 4,
+            "late": 1,
+            "rejected": 1,
+            "lost": 2,  # One with its worker, one unfinished.
+            "effective_throughput_per_min": 2.0,
+            "relative_quality": (1.0 + 0.8 + 0.6 + 0.5) / 4,
+            "quality_relative_to_base": 1.1 * (1.0 + 0.8 + 0.6 + 0.5) / 4,
+            "served_relative_quality": (1.0 + 0.8 + 0.6 + 1.0 + 0.5) / 5,
+            "quality_yield": (1.0 + 0.8 + 0.6 + 0.5) / 8,
+            "slo_violation_ratio": 0.5,
+            "latency_mean_s": (4 + 8 + 7 + 24 + 69) / 5,
+            "latency_p50_s": 8.0,
+            "latency_p90_s": np.quantile([4, 8, 7, 24, 69], 0.9),
+            "latency_p99_s": np.quantile([4, 8, 7, 24, 69], 0.99),
+            "utilisation": 60.0 / (2 * 120.0),
+            "model_loads": 0,
+            "share_of_bound": NAN,
+        },
+        nan_ok=True,
+    )
+
+
+def test_totals_are_plain_numbers(run: RunRecord) -> None:
+    assert {type(value) for value in summarise(run).values()} == {int, float}
+    json.dumps(summarise(run))
+
+
+def test_nothing_arrived_is_undefined_and_silent() -> None:
+    got = summarise(of_requests([]))
+    assert got["arrived"] == got["on_time"] == 0
+    assert got["effective_throughput_per_min"] == 0.0
+    for name in ("relative_quality", "quality_yield", "slo_violation_ratio", "latency_p99_s"):
+        assert math.isnan(got[name]), name
+    table = timeline(of_requests([]))
+    assert table["arrived"].sum() == 0
+    assert table["slo_violation_ratio"].isna().all()
+    assert peak(of_requests([]))["arrived"] == 0
+
+
+def test_nothing_on_time_has_no_quality_but_a_yield_of_zero() -> None:
+    got = summarise(of_requests([(0.0, NAN, NAN, 1.0, -1, -1, REJECTED, NAN)] * 3))
+    assert math.isnan(got["relative_quality"])
+    assert got["quality_yield"] == 0.0
+    assert got["slo_violation_ratio"] == 1.0
+
+
+def test_yield_is_quality_times_what_was_kept(run: RunRecord) -> None:
+    got = summarise(run)
+    assert got["quality_yield"] == pytest.approx(got["relative_quality"] * (1 - got["slo_violation_ratio"]))
+
+
+# ---------------------------------------------------------------------------------------------- timeline
+
+
+@pytest.mark.parametrize("window_s", [60.0, 7.3, 100_000.0])
+def test_every_request_is_in_one_window(run: RunRecord, window_s: float) -> None:
+    table, totals = timeline(run, window_s), summarise(run)
+    kinds = ["on_time", "late", "rejected", "lost"]
+    assert (table[kinds].sum(axis=1) == table["arrived"]).all()
+    assert table[["arrived", *kinds]].sum().to_dict() == {name: totals[name] for name in ["arrived", *kinds]}
+    served = table.filter(like="served:")
+    assert list(served) == [f"served:{name}" for name in VARIANTS]
+    assert (served.sum(axis=1) == table["on_time"] + table["late"]).all()
+    assert table["window_s"].sum() == pytest.approx(run.duration_s)
+    assert (table["effective_throughput_per_min"] * table["window_s"] / 60).sum() == pytest.approx(
+        totals["on_time"]
+    )
+    quality = (table["relative_quality"] * table["on_time"]).sum() / totals["on_time"]
+    assert quality == pytest.approx(totals["relative_quality"])
+
+
+def test_timeline_by_hand(by_hand: RunRecord) -> None:
+    first, second = (row for _, row in timeline(by_hand, 60.0).iterrows())
+    assert (first["arrived"], second["arrived"]) == (5, 3), "an arrival on the edge opens the next window"
+    assert first["slo_violation_ratio"] == pytest.approx(0.4)
+    assert first["latency_mean_s"] == pytest.approx((4 + 8 + 7 + 24) / 4)
+    assert second["relative_quality"] == pytest.approx(0.5)
+    assert second["lost"] == 2
+    # Busy: 4 + 4 (a batch of two, once) + 4 of 120 s; then 61 to the fault at 64, and 110 to the window's end.
+    assert first["utilisation"] == pytest.approx(12 / 120)
+    assert second["utilisation"] == pytest.approx((3 + 10) / 120)
+
+
+def test_the_last_window_may_be_short() -> None:
+    row = (115.0, 115.0, 119.0, 127.0, 0, 0, ON_TIME, 1.0)
+    last = timeline(of_requests([row] * 3, duration_s=120.0), 50.0).iloc[-1]
+    assert last["window_start_s"] == 100.0
+    assert last["window_s"] == 20.0
+    assert last["offered_per_min"] == pytest.approx(9.0)
+
+
+@pytest.mark.parametrize(("duration_s", "window_s", "windows"), [(0.3, 0.1, 3), (60.0, 60.0, 1), (61.0, 60.0, 2)])
+def test_no_empty_window_from_rounding(duration_s: float, window_s: float, windows: int) -> None:
+    assert len(timeline(of_requests([], duration_s=duration_s), window_s)) == windows
+
+
+def test_a_window_has_to_be_positive(by_hand: RunRecord) -> None:
+    with pytest.raises(ValueError, match="positive"):
+        timeline(by_hand, 0.0)
+
+
+def test_utilisation_adds_up_to_the_busy_time(run: RunRecord) -> None:
+    ran = batches(run)
+    assert (ran["finish_s"] - ran["start_s"]).sum() == pytest.approx(run.busy_s)
+    within = (ran["finish_s"].clip(upper=run.duration_s) - ran["start_s"].clip(upper=run.duration_s)).sum()
+    table = timeline(run, 37.0)
+    assert (table["utilisation"] * table["window_s"]).sum() * run.workers == pytest.approx(within)
+    assert table["utilisation"].max() <= 1 + 1e-9
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    spans=st.lists(st.tuples(st.floats(0, 100), st.floats(0, 60), st.integers(0, 3)), max_size=12),
+    duration_s=st.floats(1, 100),
+    window_s=st.floats(0.7, 120),
+)
+def test_overlaps_are_exact(spans: list[tuple[float, float, int]], duration_s: float, window_s: float) -> None:
+    edges = metrics._edges(duration_s, window_s)
+    start = np.array([span[0] for span in spans], dtype=float)
+    finish = start + np.array([span[1] for span in spans], dtype=float)
+    weight = np.array([span[2] for span in spans], dtype=float)
+    naive = [
+        sum(w * max(0.0, min(f, high) - max(s, low)) for s, f, w in zip(start, finish, weight, strict=True))
+        for low, high in itertools.pairwise(edges)
+    ]
+    assert metrics._time_in_windows(start, finish, weight, edges) == pytest.approx(naive, abs=1e-9)
+
+
+def test_workers_follow_the_plans() -> None:
+    plans = [PlanRecord(90.0, "rise", {"tiny-sd": 2}), PlanRecord(15.0, "start", {"sdxl": 1, "tiny-sd": 1})]
+    table = timeline(of_requests([], plans=plans, duration_s=180.0), 60.0)
+    # None before the first plan; means over the window where the plan changes within it.
+    assert table["workers:sdxl"].to_list() == pytest.approx([0.75, 0.5, 0.0])
+    assert table["workers:tiny-sd"].to_list() == pytest.approx([0.75, 1.5, 2.0])
+
+
+def test_batches_by_hand(by_hand: RunRecord) -> None:
+    got = [tuple(row) for row in batches(by_hand).itertuples(index=False)]
+    assert got == [
+        (0, 0.0, 4.0, 0, 1),
+        (0, 50.0, 54.0, 0, 1),
+        (0, 61.0, 64.0, 0, 1),  # Cut short by the fault.
+        (1, 5.0, 9.0, 1, 2),
+        (1, 110.0, 130.0, 2, 1),
+    ]
+
+
+def test_a_batch_that_never_ended_runs_to_the_end_of_the_run() -> None:
+    record = of_requests([(0.0, 100.0, NAN, 130.0, 0, 0, UNFINISHED, NAN)])
+    assert batches(record)["finish_s"].to_list() == [120.0]
+
+
+# -------------------------------------------------------------------------------------------------- peak
+
+
+def test_peak_is_the_busy_part_only() -> None:
+    quiet = [(float(t), float(t), t + 1.0, t + 9.0, 0, 0, ON_TIME, 1.0) for t in range(0, 3600, 30)]
+    busy = [(3600 + t / 2, 3600.0, 3601.0, 3700.0, 1, 1, ON_TIME, 0.5) for t in range(3600)]
+    refused = [(3600 + t / 2, NAN, NAN, 3700.0, -1, -1, REJECTED, NAN) for t in range(1, 3600, 2)]
+    record = of_requests(sorted(quiet + busy + refused), duration_s=7200.0)
+    got = peak(record, smooth_windows=1)
+    assert got["duration_s"] == pytest.approx(1800.0)
+    assert got["offered_per_min"] == pytest.approx(180.0)
+    assert got["effective_throughput_per_min"] == pytest.approx(120.0)
+    assert got["violations_per_min"] == pytest.approx(60.0)
+    assert got["slo_violation_ratio"] == pytest.approx(1 / 3)
+    assert got["relative_quality"] == pytest.approx(0.5)
+    assert got["quality_relative_to_base"] == pytest.approx(0.55)
+    smoothed = peak(record)
+    assert smoothed["duration_s"] < 3600.0
+    assert smoothed["offered_per_min"] == pytest.approx(
+        smoothed["effective_throughput_per_min"] + smoothed["violations_per_min"]
+    )
+
+
+def test_a_peak_without_threshold_is_the_whole_run(run: RunRecord) -> None:
+    whole, totals = peak(run, threshold=0.0), summarise(run)
+    assert whole["duration_s"] == pytest.approx(run.duration_s)
+    assert {name: whole[name] for name in totals if name in whole} == pytest.approx(
+        {name: value for name, value in totals.items() if name in whole}
+    )
+
+
+def test_a_threshold_is_a_share(run: RunRecord) -> None:
+    with pytest.raises(ValueError, match="share"):
+        peak(run, threshold=90)
+
+
+# --------------------------------------------------------------------------------------------- intervals
+
+
+def test_interval_is_students() -> None:
+    got = interval([1.0, 2.0, 3.0, 4.0])
+    half = 3.182446 * math.sqrt(5 / 3) / 2  # t(0.975, 3) from a table.
+    assert (got.mean, got.n) == (2.5, 4)
+    assert (got.low, got.high) == pytest.approx((2.5 - half, 2.5 + half), rel=1e-6)
+    assert got.half_width == pytest.approx(half, rel=1e-6)
+    assert interval([1.0, 2.0], 0.99).half_width > interval([1.0, 2.0], 0.9).half_width
+
+
+def test_interval_of_few() -> None:
+    one = interval([3.0, NAN])
+    assert (one.mean, one.n) == (3.0, 1)
+    assert math.isnan(one.half_width)
+    assert math.isnan(interval([]).mean)
+    assert interval([2.0, 2.0]).half_width == 0.0
+    with pytest.raises(ValueError, match="confidence"):
+        interval([1.0], 95)
+
+
+def test_interval_covers_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(3)
+    got = [interval(sample) for sample in rng.normal(7.0, 2.0, (2_000, 5))]
+    assert 0.93 < np.mean([one.low <= 7.0 <= one.high for one in got]) < 0.97
+
+
+def a_summary(**values: dict[int, float]) -> pd.DataFrame:
+    """`policy={seed: yield}` on one trace."""
+    return pd.DataFrame(
+        [
+            {"policy": policy, "trace": "day", "seed": seed, "quality_yield": value, "share_of_bound": NAN}
+            for policy, of_seed in values.items()
+            for seed, value in of_seed.items()
+        ]
+    )
+
+
+def test_aggregate() -> None:
+    summary = a_summary(pac={0: 0.5, 1: 0.7}, argus={0: 0.9})
+    got = aggregate(pd.concat([summary, summary.assign(trace="night")]))
+    assert got[["policy", "trace", "seeds"]].to_numpy().tolist() == [
+        ["pac", "day", 2],
+        ["argus", "day", 1],
+        ["pac", "night", 2],
+        ["argus", "night", 1],
+    ]
+    assert got["quality_yield"].to_list() == pytest.approx([0.6, 0.9, 0.6, 0.9])
+    assert got["quality_yield_half_width"].iloc[0] == pytest.approx(interval([0.5, 0.7]).half_width)
+    assert got["quality_yield_half_width"].isna().to_list() == [False, True, False, True]
+    assert got["share_of_bound"].isna().all()
+
+
+def test_aggregate_wants_a_summary() -> None:
+    with pytest.raises(InputError, match="no column trace, seed"):
+        aggregate(pd.DataFrame({"policy": ["a"]}))
+
+
+def test_pairing_takes_out_what_seeds_share() -> None:
+    luck = {0: 0.3, 1: 0.9, 2: 0.6}
+    summary = a_summary(a={seed: x + 0.02 for seed, x in luck.items()}, b={**luck, 3: 0.1})
+    got = paired(summary, "a", "b", "quality_yield")
+    assert (got.mean, got.n) == (pytest.approx(0.02), 3)
+    assert got.half_width < 1e-6 < interval(luck.values()).half_width
+    both = pd.concat([summary, summary.assign(trace="night")])
+    assert paired(both, "a", "b", "quality_yield").n == 6
+    assert paired(both, "a", "b", "quality_yield", trace="night").n == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("a", "c", "quality_yield"), "no policy 'c'"),
+        (("a", "b", "quality_yeild"), "did you mean 'quality_yield'"),
+        (("a", "b", "quality_yield"), "no run in common"),
+    ],
+)
+def test_pairing_says_what_is_wrong(arguments: tuple[str, str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        paired(a_summary(a={0: 0.5}, b={1: 0.6}), *arguments)
+
+
+def test_compare_two_experiments() -> None:
+    old = a_summary(a={0: 0.5, 1: 0.6}, gone={0: 0.5})
+    new = a_summary(a={0: 0.55, 1: 0.65, 2: 0.1}, b={0: 0.2})
+    got = compare(new, old).set_index("metric").loc["quality_yield"]
+    assert (got["policy"], got["trace"], got["pairs"]) == ("a", "day", 2)
+    assert (got["a"], got["b"], got["difference"]) == pytest.approx((0.6, 0.55, 0.05))
+    assert got["half_width"] == pytest.approx(0.0, abs=1e-9)
+    same = compare(old, old)
+    assert (same.loc[same["metric"] == "quality_yield", "difference"] == 0).all()
+    with pytest.raises(InputError, match="in common"):
+        compare(a_summary(a={0: 0.5}), a_summary(b={0: 0.5}))
+
+
+def test_a_metric_prints_itself() -> None:
+    assert METRICS["effective_throughput_per_min"].text(1234.56, 7.0) == "1,234.6 ± 7.0"
+    assert METRICS["utilisation"].text(0.5) == "50.0"
+    assert METRICS["utilisation"].heading == "utilisation (%)"
+    assert METRICS["on_time"].text(NAN) == "–"
+    assert all(metric.definition.endswith(".") for metric in METRICS.values())
+
+
+@pytest.mark.parametrize("module", [metrics, intervals])
+def test_examples_in_docstrings(module: object) -> None:
+    failed, attempted = doctest.testmod(module)  # type: ignore[arg-type]
+    assert attempted
+    assert not failed
