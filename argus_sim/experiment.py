@@ -221,8 +221,8 @@ class Experiment(_Section):
             InputError: Names the file, the field, what was found and what is allowed.
         """
         path = Path(path)
-        data = _read_yaml(path)
-        if set(data) >= {"experiment", "versions"}:  # a lock file
+        data = read_yaml(path)
+        if is_lock(data):
             data = data["experiment"]
         for override in overrides:
             _override(data, override)
@@ -234,7 +234,7 @@ class Experiment(_Section):
         try:
             experiment = cls.model_validate(data)
         except ValidationError as error:
-            raise _input_error(error, cls, where) from None
+            raise _input_error(error, cls, data, where) from None
         for index, policy in enumerate(experiment.policies):
             field = f"{where}: policies.{index}"
             found = registry.find(policy.name, where=f"{field}.name")
@@ -260,6 +260,11 @@ class Experiment(_Section):
         return self.model_copy(update={"profile": profile, "traces": traces})
 
 
+def is_lock(data: Any) -> bool:
+    """Whether the content of a YAML file is that of an ``experiment.lock.yaml``."""
+    return isinstance(data, dict) and set(data) >= {"experiment", "versions"}
+
+
 def expand(file: str, *, where: str) -> Path:
     """Replace ``${VARIABLES}`` in a path; :class:`InputError` names one that is not set."""
 
@@ -272,7 +277,8 @@ def expand(file: str, *, where: str) -> Path:
     return Path(re.sub(r"\$\{(\w+)\}", value, file))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; :class:`InputError` names the file and the line."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -309,7 +315,8 @@ def _override(data: dict[str, Any], override: str) -> None:
             if last:
                 at[int(part)] = value
             elif isinstance(at[int(part)], str):
-                at[int(part)] = {"name": at[int(part)]}
+                name = at[int(part)]  # a trace or a policy in short
+                at[int(part)] = {"name": name, "file": name} if parts[0] == "traces" else {"name": name}
             at = at[int(part)]
         elif isinstance(at, dict):
             if last:
@@ -320,12 +327,12 @@ def _override(data: dict[str, Any], override: str) -> None:
             raise InputError(f"{'.'.join(parts[:depth])} is a value, it has no {part!r}", where=where)
 
 
-def _input_error(error: ValidationError, model: type[BaseModel], where: str) -> InputError:
+def _input_error(error: ValidationError, model: type[BaseModel], data: Any, where: str) -> InputError:
     """The first problem, with the YAML path, what was found, and the nearest allowed key."""
     problems = error.errors(include_url=False)
     # A misspelt key often leaves a required one missing: the misspelling is what to tell.
     first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    path = [str(part) for part in first["loc"]]
+    path = _yaml_path(first["loc"], data)
     if first["type"] == "extra_forbidden":
         allowed = _fields_at(model, first["loc"][:-1])
         return InputError(
@@ -335,6 +342,19 @@ def _input_error(error: ValidationError, model: type[BaseModel], where: str) -> 
     text = "" if isinstance(found, dict) or first["type"] == "missing" else f"; found {found!r}"
     message = "is required" if first["type"] == "missing" else first["msg"].removeprefix("Value error, ")
     return InputError(f"{message}{text}", where=f"{where}: {'.'.join(path)}" if path else where)
+
+
+def _yaml_path(location: tuple[int | str, ...], data: Any) -> list[str]:
+    """The place in the YAML: pydantic also puts the names of the members of a union into it."""
+    path: list[str] = []
+    for depth, part in enumerate(location):
+        inside = isinstance(data, dict) and part in data
+        if inside or (isinstance(data, list) and isinstance(part, int)):
+            data = data[part]
+        elif not (isinstance(data, dict) and depth == len(location) - 1):
+            continue
+        path.append(str(part))
+    return path
 
 
 def _fields_at(model: Any, location: tuple[int | str, ...]) -> list[str]:

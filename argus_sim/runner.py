@@ -14,6 +14,7 @@ import math
 import os
 import platform
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -24,12 +25,13 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
 from argus_sim import metrics, plots, report
 from argus_sim.errors import InputError
-from argus_sim.experiment import Experiment, PolicyConfig, TraceConfig, expand
+from argus_sim.experiment import Experiment, PolicyConfig, TraceConfig, expand, is_lock
 from argus_sim.simulate import Scene, simulate
 from argus_sim.trace import Trace, find_trace
 
@@ -105,10 +107,7 @@ def run_experiment(
     for name, digest in (digests or {}).items():
         if lock["inputs"].get(name) != digest:
             raise InputError(f"{name} is not what the lock file was made with; its content has changed")
-    for config in experiment.traces:
-        scene.trace(config, experiment.seed)  # so that a bad input is found before anything is written
-    for policy in experiment.policies:
-        scene.policy(policy, experiment.seed)
+    rehearse(scene)
     _prepare(out, lock, resume)
     todo, summaries = [], {}
     for run in runs_of(experiment):
@@ -122,6 +121,31 @@ def run_experiment(
         summaries[run.folder(out)] = summary
         on_run(run, summary)
     return _finish(scene, out, [summaries[run.folder(out)] for run in runs_of(experiment)], lock)
+
+
+def rehearse(scene: Scene) -> None:
+    """Do all that a run does before it simulates, so that a bad input is found before anything is written.
+
+    Raises:
+        InputError: Something is wrong with the experiment or one of its inputs.
+    """
+    experiment, profile = scene.experiment, scene.profile
+    missing = np.argwhere(np.isnan(profile.quality()))
+    if len(missing):
+        prompt, variant = missing[0]
+        raise InputError(
+            f"profile {profile.name!r} has no quality of prompt {profile.prompts[prompt]!r} at "
+            f"{profile.variants[variant].name!r} ({len(missing)} combinations are missing)"
+        )
+    splits = {split: profile.split.count(split) for split in ("train", "test")}
+    if splits["train"] < 2 or splits["test"] < 1:
+        raise InputError(
+            f"profile {profile.name!r} needs at least two training prompts and one test prompt, found {splits}"
+        )
+    for config in experiment.traces:
+        scene.trace(config, experiment.seed)
+    for policy in experiment.policies:
+        scene.policy(policy, experiment.seed)
 
 
 def make_lock(scene: Scene) -> dict[str, Any]:
@@ -140,14 +164,29 @@ def make_lock(scene: Scene) -> dict[str, Any]:
     return {
         "experiment": experiment.model_dump(mode="json"),
         "inputs": inputs,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}},
+        "versions": versions(),
     }
 
 
-def read_lock(path: Path) -> dict[str, str] | None:
-    """The digests of the inputs if the file is a lock file, None if it is an experiment."""
-    data = yaml.safe_load(path.read_text("utf-8")) if path.is_file() else None
-    return data.get("inputs") if isinstance(data, dict) and "versions" in data else None
+def versions() -> dict[str, str]:
+    """What a result's bytes can depend on beside its inputs."""
+    return {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}}
+
+
+@dataclass(frozen=True)
+class Lock:
+    """What a lock file says beside the experiment; empty of an experiment's own file."""
+
+    inputs: dict[str, str]
+    versions: dict[str, str]
+
+
+def read_lock(path: Path) -> Lock:
+    """The digests of the inputs and the versions of the libraries that a lock file was made with."""
+    data = yaml.safe_load(path.read_text("utf-8"))
+    if not is_lock(data):
+        return Lock({}, {})
+    return Lock(data.get("inputs") or {}, data["versions"] or {})
 
 
 def _prepare(out: Path, lock: dict[str, Any], resume: bool) -> None:
@@ -184,7 +223,8 @@ def _run_all(
             yield run, run_one(experiment, run, out)
         return
     # Fresh interpreters rather than forks: forking a process with threads (Arrow's, BLAS') can deadlock.
-    with ProcessPoolExecutor(min(jobs, len(runs)), mp_context=get_context("spawn")) as pool:
+    processes = min(jobs, len(runs))
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_end_at_interrupt) as pool:
         pending: dict[Future[dict[str, Any]], Run] = {}
         waiting = iter(runs)
         try:
@@ -199,6 +239,12 @@ def _run_all(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _end_at_interrupt() -> None:
+    """Ctrl-C reaches every process. This one has nothing to save: a run is there whole or not at all."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as it is in the background of a script
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + signal.SIGINT))
 
 
 def run_one(experiment: Experiment, run: Run, out: Path) -> dict[str, Any]:

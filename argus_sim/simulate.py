@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from argus_sim.profile_import import import_profile
 
 from argus_sim.arrivals import generate
 from argus_sim.core import affinity
@@ -21,6 +20,7 @@ from argus_sim.importers import import_trace
 from argus_sim.policies import registry
 from argus_sim.policies.base import Policy, Setup
 from argus_sim.profile import Profile
+from argus_sim.profile_import import import_profile
 from argus_sim.record import RunRecord
 from argus_sim.simulation import faults
 from argus_sim.simulation.cluster import SimulatedCluster

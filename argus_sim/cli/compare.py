@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,19 +26,22 @@ app = typer.Typer()
 )
 def compare(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN [RUN]", help="Folders of results (or their summary.csv), A and B.")
+        list[Path],
+        typer.Argument(metavar="RUN [RUN]", help="Folders of results (or their summary.csv), A and B."),
     ],
     policies: Annotated[
         tuple[str, str] | None,
-        typer.Option(metavar="A B", help="Compare two policies of one run.", autocompletion=output.complete_policies),
+        typer.Option(
+            metavar="A B", help="Compare two policies of one run.", autocompletion=output.complete_policies
+        ),
     ] = None,
     metric: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Compare this column of summary.csv; repeatable. Default: the headline's."),
+        typer.Option(
+            metavar="NAME", help="Compare this column of summary.csv; repeatable. Default: the headline's."
+        ),
     ] = None,
-    confidence: Annotated[
-        float, typer.Option(min=0.5, max=0.9999, help="Of the intervals.")
-    ] = 0.95,
+    confidence: Annotated[float, typer.Option(min=0.5, max=0.9999, help="Of the intervals.")] = 0.95,
     as_json: output.Json = False,
     quiet: output.Quiet = False,
 ) -> None:
@@ -59,7 +63,9 @@ def compare(
         sides = policies
     table["significant"] = table["difference"].abs() > table["half_width"]
     if as_json:
-        output.show_json({"a": sides[0], "b": sides[1], "confidence": confidence, "rows": table.to_dict("records")})
+        output.show_json(
+            {"a": sides[0], "b": sides[1], "confidence": confidence, "rows": table.to_dict("records")}
+        )
         return
     output.say(f"A is {sides[0]}, B is {sides[1]}; * where the {confidence:.4g} interval of A - B leaves out 0")
     _print(table)
@@ -71,7 +77,7 @@ def _of_runs(a: pd.DataFrame, b: pd.DataFrame, wanted: list[str] | None, confide
     from argus_sim import intervals
 
     table = intervals.compare(a, b, confidence)
-    names = _chosen(wanted, list(dict.fromkeys(table["metric"])))
+    names = _chosen(wanted, list(dict.fromkeys(table.loc[table["pairs"] > 0, "metric"])))
     return table[table["metric"].isin(names)].reset_index(drop=True)
 
 
@@ -79,8 +85,6 @@ def _of_policies(
     summary: pd.DataFrame, policies: tuple[str, str], wanted: list[str] | None, confidence: float
 ) -> pd.DataFrame:
     """The table that :func:`argus_sim.intervals.compare` makes, of two policies instead of two runs."""
-    from argus_sim import intervals
-
     known = list(dict.fromkeys(summary["policy"]))
     for policy in policies:
         if policy not in known:
@@ -98,3 +102,61 @@ def _chosen(wanted: list[str] | None, there: list[str]) -> list[str]:
         if name not in there:
             raise InputError(f"no metric {name!r} in both{did_you_mean(name, there)}", where="--metric")
     return wanted
+
+
+def _print(table: pd.DataFrame) -> None:
+    from argus_sim.metrics import METRICS
+
+    def text(row: dict[Hashable, Any], *columns: str) -> str:
+        metric = METRICS.get(row["metric"])
+        values = [row[column] for column in columns]
+        if metric is None:  # a column that the user added
+            return " ± ".join(f"{value:.6g}" for value in values if not math.isnan(value))
+        return metric.text(*values)
+
+    for (policy, trace), rows in table.groupby(["policy", "trace"], sort=False):
+        cells = [
+            (
+                METRICS[row["metric"]].heading if row["metric"] in METRICS else row["metric"],
+                text(row, "a"),
+                text(row, "b"),
+                text(row, "difference", "half_width"),
+                "*" if row["significant"] else "",
+            )
+            for row in rows.to_dict("records")
+        ]
+        output.say()
+        output.show(output.grid((f"{policy} on {trace}", "A", "B", "A - B", ""), cells))
+
+
+@app.command(
+    epilog=output.examples(
+        "argus-sim table runs/fig7",
+        "argus-sim table runs/fig7 --into README.md",
+    )
+)
+def table(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder of results, or its summary.csv.")],
+    into: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Put the table into this file, between <!-- NAME table --> and <!-- end of NAME table -->.",
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The NAME of that place; by default the run's folder.")] = None,
+    quiet: output.Quiet = False,
+) -> None:
+    """Print a run's headline table as Markdown, or keep one in a document up to date."""
+    from argus_sim import metrics, report
+    from argus_sim.cli import tables
+
+    text = tables.markdown(metrics.aggregate(tables.read_summary(run)))
+    if into is None:
+        output.say(text)
+        return
+    if not into.is_file():
+        raise InputError("there is no such file", where=str(into))
+    marked = tables.put_between_marks(into.read_text("utf-8"), name or run.resolve().name, text, where=str(into))
+    report.write_atomically(into, marked.encode())
+    output.remark(f"put the table of {run} into {into}", quiet=quiet)

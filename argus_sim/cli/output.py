@@ -31,7 +31,7 @@ Options = Annotated[
 
 def examples(*commands: str) -> str:
     """The end of a command's help."""
-    return "\n\n".join(["[bold]Example[/bold]" + "s" * (len(commands) > 1), *(f"  {c}" for c in commands)])
+    return "\n".join(["Example" + "s" * (len(commands) > 1) + ":", *(f"- {command}" for command in commands)])
 
 
 def say(text: str = "") -> None:

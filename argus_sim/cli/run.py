@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -18,7 +19,7 @@ from argus_sim.errors import InputError, did_you_mean
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from argus_sim.runner import Results, Run
+    from argus_sim.runner import Lock, Results, Run
     from argus_sim.simulate import Scene
 
 app = typer.Typer()
@@ -48,9 +49,7 @@ def run(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Change a field, e.g. cluster.workers=16; repeatable."
-        ),
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a field, e.g. cluster.workers=16; repeatable."),
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds, whatever the file says.")] = None,
     jobs: Annotated[
@@ -68,33 +67,58 @@ def run(
     summary.csv, figures, report.html, and experiment.lock.yaml, from which the same bytes come again.
     Results that are there already are replaced, unless --resume is given.
     """
+    begun: list[Path] = []
+    try:
+        with _ended_by_term():
+            scene, results = _run(experiment, out, settings or [], seeds, jobs, resume, quiet, begun)
+    except KeyboardInterrupt:
+        output.remark(f"interrupted; {_how_to_go_on(begun)}")
+        raise typer.Exit(130) from None
+    except BrokenProcessPool:
+        output.remark(
+            f"error: a process was killed, perhaps for want of memory (see --jobs); {_how_to_go_on(begun)}"
+        )
+        raise typer.Exit(1) from None
+    _conclude(scene, results, as_json=as_json)
+
+
+def _run(
+    name_or_path: str,
+    out: Path | None,
+    settings: list[str],
+    seeds: int | None,
+    jobs: int | None,
+    resume: bool,
+    quiet: bool,
+    begun: list[Path],
+) -> tuple[Scene, Results]:
+    """Run with progress; ``begun`` gets the folder as soon as there is something in it to go on from."""
     from argus_sim import runner
     from argus_sim.experiment import Experiment
     from argus_sim.simulate import Scene
 
-    path = find_experiment(experiment)
-    changes = [*(settings or []), *([f"replications={seeds}"] if seeds else [])]
-    config = Experiment.load(path, changes)
-    folder = out or Path("runs") / config.name
-    _note_other_versions(path, quiet)
-    try:
-        with _progress(quiet) as progress:
-            results = runner.run_experiment(
-                config,
-                folder,
-                jobs=jobs,
-                resume=resume,
-                digests=runner.read_lock(path),
-                on_start=progress.start,
-                on_run=progress.ran,
-            )
-    except KeyboardInterrupt:
-        _how_to_resume("interrupted", folder)
-        raise typer.Exit(130) from None
-    except BrokenProcessPool:
-        _how_to_resume("a process was killed, perhaps for want of memory (fewer --jobs need less)", folder)
-        raise typer.Exit(1) from None
-    _conclude(Scene.of(config), results, as_json=as_json)
+    path = find_experiment(name_or_path)
+    changes = [*settings, *([f"replications={seeds}"] if seeds else [])]
+    experiment = Experiment.load(path, changes)
+    folder = out or Path("runs") / experiment.name
+    lock = runner.read_lock(path)
+    _note_differences(lock, changed=bool(changes), quiet=quiet)
+    with _progress(quiet) as progress:
+
+        def start(total: int, done: int) -> None:
+            begun.append(folder)
+            progress.start(total, done)
+
+        results = runner.run_experiment(
+            experiment,
+            folder,
+            jobs=jobs,
+            resume=resume,
+            digests=None if changes else lock.inputs,
+            on_start=start,
+            on_run=progress.ran,
+        )
+    return Scene.of(experiment), results
 
 
 def find_experiment(name_or_path: str) -> Path:
@@ -108,30 +132,44 @@ def find_experiment(name_or_path: str) -> Path:
         return path
     shipped = output.shipped_experiments()
     if name_or_path not in shipped:
-        raise InputError(f"no experiment {name_or_path!r}: neither a file nor shipped{did_you_mean(name_or_path, shipped)}")
+        raise InputError(
+            f"no experiment {name_or_path!r}: neither a file nor shipped{did_you_mean(name_or_path, shipped)}"
+        )
     return shipped[name_or_path]
 
 
-def _note_other_versions(path: Path, quiet: bool) -> None:
+def _note_differences(lock: Lock, *, changed: bool, quiet: bool) -> None:
     """A lock file promises the same bytes only from the same libraries."""
     from argus_sim import runner
 
-    made_with = runner.locked_versions(path)
     now = runner.versions()
-    other = [f"{name} {was} (here {now.get(name)})" for name, was in made_with.items() if now.get(name) != was]
+    other = [
+        f"{name} {was} (here {now.get(name)})" for name, was in lock.versions.items() if now.get(name) != was
+    ]
     if other:
         output.remark(f"note: made with {', '.join(other)}; results may differ in their bytes", quiet=quiet)
+    if lock.inputs and changed:
+        output.remark("note: with changes to a lock file, its inputs may have changed as well", quiet=quiet)
 
 
-def _how_to_resume(what: str, folder: Path) -> None:
+def _how_to_go_on(begun: list[Path]) -> str:
     from argus_sim import runner
 
-    lock = folder / runner.LOCK
-    if not lock.exists():
-        output.remark(f"{what}; nothing was written yet")
-        return
-    again = f"argus-sim run {shlex.quote(str(lock))} --out {shlex.quote(str(folder))} --resume"
-    output.remark(f"{what}; finished runs are kept. To go on: {again}")
+    if not begun:
+        return "nothing was written"
+    folder = begun[0]
+    command = f"argus-sim run {shlex.quote(str(folder / runner.LOCK))} --out {shlex.quote(str(folder))} --resume"
+    return f"finished runs are kept. To go on: {command}"
+
+
+@contextmanager
+def _ended_by_term() -> Iterator[None]:
+    """Treats ``kill`` like Ctrl-C, so that no process is left behind."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 # -- progress ----------------------------------------------------------------------------------------------
@@ -238,10 +276,10 @@ def _conclude(scene: Scene, results: Results, *, as_json: bool) -> None:
         return
     output.show(report.terminal_table(results.aggregate))
     output.say()
-    output.say("At the peak of each trace (the minutes of at least 90 % of its highest load):")
+    output.say("At the peak of each trace (where its load over 30 min is at least 90 % of the highest):")
     output.show(tables.peak_table(peak, results.aggregate))
     output.say()
     for sentence in found:
         output.say(sentence)
     output.say(tables.basis_sentence(basis))
-    output.say(f"Results: {results.folder / 'report.html'}, {results.folder / 'summary.csv'}, figures/, and a folder for each run.")
+    output.say(f"Results: {results.folder / 'report.html'}, and beside it the figures, summary.csv and all runs.")

@@ -60,7 +60,9 @@ def peak(folder: Path, summary: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for policy, trace, seed in summary[list(KEYS)].itertuples(index=False):
         run = json.loads((folder / policy / trace / str(seed) / "summary.json").read_text("utf-8"))
-        rows.append({"policy": policy, "trace": trace, "seed": seed, **{name: run["peak"][name] for name in _PEAK}})
+        rows.append(
+            {"policy": policy, "trace": trace, "seed": seed, **{name: run["peak"][name] for name in _PEAK}}
+        )
     return metrics.aggregate(pd.DataFrame(rows).astype(dict.fromkeys(_PEAK, "float64")))
 
 
@@ -85,23 +87,29 @@ def peak_table(peaks: pd.DataFrame, aggregate: pd.DataFrame) -> Table:
 
 
 def basis(scene: Scene) -> dict[Kind, list[str]]:
-    """Kind of provenance -> the tables of the profile and the traces that are, at least in part, of it."""
+    """Kind of provenance -> the tables of the profile and the traces that are of it, or ``part of`` which is."""
     parts = [(table, part) for table in scene.profile.tables for part in scene.profile.provenance_of(table)]
     for config in scene.experiment.traces:
         trace = scene.trace(config, scene.experiment.seed)
         parts += [(f"trace {config.name}", part) for part in trace.provenance]
-    return {kind: list(dict.fromkeys(what for what, part in parts if part.kind == kind)) for kind in KINDS}
+    kinds: dict[str, dict[Kind, None]] = {}
+    for what, part in parts:
+        kinds.setdefault(what, {})[part.kind] = None
+    return {
+        kind: [what if len(found) == 1 else f"part of {what}" for what, found in kinds.items() if kind in found]
+        for kind in KINDS
+    }
 
 
 def basis_sentence(found: dict[Kind, list[str]]) -> str:
     """What the numbers rest on, in a line.
 
     >>> basis_sentence({"measured": [], "recorded": [], "published": ["latency"], "synthetic": ["quality"]})
-    'These numbers rest on: published latency; synthetic quality. Nothing is measured by this project.'
+    'These numbers rest on what is published (latency) and synthetic (quality); nothing is measured here.'
     """
-    parts = [f"{kind} {', '.join(what)}" for kind, what in found.items() if what]
-    nothing = "" if found["measured"] else " Nothing is measured by this project."
-    return f"These numbers rest on: {'; '.join(parts)}.{nothing}"
+    parts = [f"{kind} ({', '.join(what)})" for kind, what in found.items() if what]
+    nothing = "" if found["measured"] else "; nothing is measured here"
+    return f"These numbers rest on what is {' and '.join(parts)}{nothing}."
 
 
 def markdown(aggregate: pd.DataFrame) -> str:

@@ -282,9 +282,7 @@ class Engine:
 
     def tick(self, now: float) -> Sequence[Command]:
         """Time for the policy to look around; the host calls it every ``policy.tick_s``."""
-        self.view.now_s = now
-        if self._staleness_s:
-            self.view.refresh(self._staleness_s)
+        self._look(now)
         if self.workers_up and (self.policy.monitor(self.view) or now >= self._next_plan_s):
             return self._replan(now)
         return _NOTHING
@@ -300,6 +298,12 @@ class Engine:
     def is_idle(self) -> bool:
         """True when nothing waits, runs or is being looked up."""
         return not (self._asked or any(self.queues) or any(w.batch.rows for w in self.workers))
+
+    def _look(self, now: float) -> None:
+        """Bring the view up to date, or as far as it may be stale."""
+        self.view.now_s = now
+        if self._staleness_s:
+            self.view.refresh(self._staleness_s)
 
     # -- requests ------------------------------------------------------------------------------------------
 
@@ -322,7 +326,7 @@ class Engine:
 
     def _ask(self, now: float, row: int, hit: CacheHit | None) -> Decision:
         """Put the routing question again for a request that has already arrived."""
-        self.view.now_s = now
+        self._look(now)
         request = self._request
         request.row, request.hit = row, hit
         decision = self._route(request, self.view)
@@ -422,7 +426,7 @@ class Engine:
     ) -> int:
         """The policy's batch size, or 0 when it would rather wait (the host is then asked to wake us)."""
         assert self._batch is not None
-        self.view.now_s = now
+        self._look(now)
         answer = self._batch(queue, variant, pool.idle[-1].index, self.view)
         if isinstance(answer, Wait):
             if not now < pool.wake_s <= answer.until_s:
@@ -463,7 +467,7 @@ class Engine:
     # -- placement -----------------------------------------------------------------------------------------
 
     def _replan(self, now: float) -> Sequence[Command]:
-        self.view.now_s = now
+        self._look(now)
         plan = self.policy.plan(self.view)
         self._validate(plan)
         if self.policy.period_s is not None:

@@ -52,29 +52,29 @@ def allocate(
     if demand_per_s >= capacity:
         counts = tuple(workers if i == fastest else 0 for i in range(levels))
         return Allocation(counts, tuple(capacity if i == fastest else 0.0 for i in range(levels)))
-    # In units of the capacity, so that tolerances mean the same for 8 and for 1000 workers.
-    mu = np.asarray(throughput_per_s) * workers / capacity
-    tie_break = 1e-6 * np.asarray(quality)
+    # Loads in units of one worker at the fastest level, so that tolerances mean the same for 8 and 1000 workers.
+    unit = throughput_per_s[fastest]
+    load = demand_per_s / unit
+    q = np.asarray(quality)
+    ones, zeros = np.ones(levels), np.zeros(levels)
     result = milp(
-        c=-np.concatenate([tie_break, np.asarray(quality)]),
+        # A worker's level matters a ten-thousandth of its load: enough to be seen above the solver's absolute
+        # gap of 1e-6, too little to change which load is served where.
+        c=-100.0 * np.concatenate([1e-4 * q, q]),
         constraints=[
-            LinearConstraint(np.concatenate([np.full(levels, 1.0 / workers), np.zeros(levels)]), 1.0, 1.0),
-            LinearConstraint(
-                np.concatenate([np.zeros(levels), np.ones(levels)]),
-                demand_per_s / capacity,
-                demand_per_s / capacity,
-            ),
-            LinearConstraint(np.hstack([-np.diag(mu) / workers, np.eye(levels)]), -np.inf, 0.0),
+            LinearConstraint(np.concatenate([ones, zeros]), workers, workers),
+            LinearConstraint(np.concatenate([zeros, ones]), load, load),
+            LinearConstraint(np.hstack([-np.diag(np.asarray(throughput_per_s) / unit), np.eye(levels)]), -np.inf, 0),
         ],
-        integrality=np.concatenate([np.ones(levels), np.zeros(levels)]),
+        integrality=np.concatenate([ones, zeros]),
         bounds=Bounds(0, np.concatenate([np.full(levels, workers), np.full(levels, np.inf)])),
         options={"mip_rel_gap": 0.0},
     )
     if result.x is None:
         raise RuntimeError(f"HiGHS found no allocation: {result.message}")
     counts = tuple(round(float(n)) for n in result.x[:levels])
-    load = np.maximum(result.x[levels:], 0.0) * capacity
-    return Allocation(counts, tuple(float(y) for y in load))
+    loads = np.maximum(result.x[levels:], 0.0) * unit
+    return Allocation(counts, tuple(float(y) for y in loads))
 
 
 @lru_cache(maxsize=65536)

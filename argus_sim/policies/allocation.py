@@ -29,7 +29,11 @@ class AllocatingParams(Params):
     monitor_s: float | None = Field(
         default=5.0, gt=0, description="Seconds between looks at demand; a jump brings the allocation forward."
     )
-    headroom: float = Field(default=1.05, ge=1, description="Capacity asked for, as a multiple of the forecast.")
+    headroom: float = Field(
+        default=1.1,
+        ge=1,
+        description="Capacity asked for, as a multiple of the forecast. Not published; ours.",
+    )
     forecast: Forecast = EwmaForecast()
 
 

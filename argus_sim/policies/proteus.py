@@ -26,6 +26,9 @@ from argus_sim.policies.base import Decision, Params, Route, Setup, Wait
 class ProteusParams(AllocatingParams):
     """Parameters of :class:`Proteus`."""
 
+    headroom: float = Field(
+        default=1.05, ge=1, description="Capacity asked for, as a multiple of the forecast (beta in its code)."
+    )
     ladder: str = Field(default="SM", description="The ladder of model variants to scale on.")
 
 

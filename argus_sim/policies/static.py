@@ -27,7 +27,7 @@ class StaticParams(Params):
 
 
 class Static(Policy):
-    """Serves each request at the variant with the shortest queue per worker among those placed."""
+    """Serves each request at the placed variant that has the fewest requests ahead of it per worker."""
 
     name: ClassVar[str] = "static"
     Params: ClassVar[type[Params]] = StaticParams
@@ -65,12 +65,14 @@ class Static(Policy):
         return keep_or_move(wanted, view, self.setup.catalog, "configured")
 
     def route(self, request: Request, view: ClusterView) -> Decision:
-        route = self._only or min(
-            (r for r in self._routes if self._up[(r.variant,)]),
-            key=lambda r: (view.queued(r.variant) + 1) / self._up[(r.variant,)],
-        )
-        if self._limit is not None:
+        best, least = None, float("inf")
+        for route in self._routes:
             variant = route.variant
-            if view.queued(variant) >= self._limit and not view.idle(variant):
-                return self._full
-        return route
+            workers = self._up[(variant,)]
+            queued, idle = view.queued(variant), view.idle(variant)
+            if not workers or (self._limit is not None and queued >= self._limit and not idle):
+                continue
+            ahead = (queued + workers - idle + 1) / workers
+            if ahead < least:
+                best, least = route, ahead
+        return best or self._full

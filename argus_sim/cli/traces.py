@@ -1,0 +1,200 @@
+"""``argus-sim traces``: the traces there are, what one looks like, and making one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from argus_sim.cli import output
+from argus_sim.cli.output import duration
+
+if TYPE_CHECKING:
+    from argus_sim.trace import Trace
+
+app = typer.Typer(no_args_is_help=True, help="List, show, generate and import traces: when images are asked for.")
+
+#: Levels of the curve that ``show`` draws.
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", help="A shipped trace, or a .csv or .parquet file.", autocompletion=output.complete_traces
+    ),
+]
+
+
+@app.command("list", epilog=output.examples("argus-sim traces list", "argus-sim traces list --json"))
+def list_traces(as_json: output.Json = False, quiet: output.Quiet = False) -> None:
+    """List the traces that come with argus-sim."""
+    from argus_sim.trace import shipped_traces
+
+    traces = [_read(name) for name in shipped_traces()]
+    if as_json:
+        output.show_json([_head(trace) for trace in traces])
+        return
+    for trace in traces:
+        output.say(f"{trace.name}: {len(trace):,} images in {duration(trace.duration_s)}; {_kinds(trace)}")
+
+
+def _read(name: str) -> Trace:
+    from argus_sim.trace import Trace, find_trace
+
+    return Trace.read(find_trace(name))
+
+
+def _kinds(trace: Trace) -> str:
+    return ", ".join(part.kind + (f" ({part.covers})" if part.covers != "*" else "") for part in trace.provenance)
+
+
+def _head(trace: Trace) -> dict[str, Any]:
+    return {
+        "name": trace.name,
+        "count": len(trace),
+        "duration_s": trace.duration_s,
+        "provenance": [part.model_dump() for part in trace.provenance],
+        "transformations": trace.transformations,
+        "digest": trace.digest(),
+    }
+
+
+@app.command(epilog=output.examples("argus-sim traces show bursty", "argus-sim traces show my_trace.csv"))
+def show(name: Name, as_json: output.Json = False, quiet: output.Quiet = False) -> None:
+    """Show a trace: its rate over time, its statistics, and where it comes from."""
+    trace = _read(name)
+    stats = trace.stats()
+    if as_json:
+        output.show_json({**_head(trace), "stats": stats})
+        return
+    output.say(f"{trace.name}: {len(trace):,} images in {duration(trace.duration_s)}")
+    _, per_min = trace.rate(trace.duration_s / 72)
+    top = float(per_min.max())
+    output.say("".join(_BLOCKS[round(rate / top * (len(_BLOCKS) - 1))] for rate in per_min.tolist()))
+    output.say(f"0 to {top:,.1f} images/min; {duration(trace.duration_s / 72)} per character")
+    output.say()
+    _print(stats)
+    output.say()
+    for part in trace.provenance:
+        covers = f" ({part.covers})" if part.covers != "*" else ""
+        derived = f"; derived: {part.derived}" if part.derived else ""
+        output.say(f"{part.kind}{covers}: {part.source}{derived}")
+    for change in trace.transformations:
+        output.say(f"then: {change}")
+
+
+@app.command(
+    epilog=output.examples("argus-sim traces stats bursty", "argus-sim traces stats my_trace.csv --json")
+)
+def stats(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="A .csv or .parquet file, or a shipped trace.",
+            autocompletion=output.complete_traces,
+        ),
+    ],
+    as_json: output.Json = False,
+    quiet: output.Quiet = False,
+) -> None:
+    """Print the statistics of a trace: rates, burstiness, autocorrelation."""
+    found = _read(file).stats()
+    if as_json:
+        output.show_json(found)
+    else:
+        _print(found)
+
+
+def _print(stats: dict[str, float]) -> None:
+    for key, value in stats.items():
+        output.say(f"{key:<26}{value:>16,.6g}" if key != "count" else f"{key:<26}{value:>16,.0f}")
+
+
+@app.command(epilog=output.examples("argus-sim traces generate traces/bursty.yaml --out bursty.parquet"))
+def generate(
+    spec: Annotated[
+        Path, typer.Argument(metavar="SPEC", help="YAML: name, seed and arrivals (see traces/*.yaml).")
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to: .parquet or .csv.")],
+    as_json: output.Json = False,
+    quiet: output.Quiet = False,
+) -> None:
+    """Generate a trace from its specification; the same file always gives the same trace."""
+    from argus_sim.arrivals import generate_file
+
+    _save(generate_file(spec), out, as_json, quiet)
+
+
+@app.command(
+    "import",
+    epilog=output.examples(
+        "argus-sim traces import azure-llm-2023 AzureLLMInferenceTrace_conv.csv --out conv.parquet",
+        "argus-sim traces import csv log.csv --out log.parquet -o time_column=ts -o unit=ms -o from_first=true",
+    ),
+)
+def import_(
+    format: Annotated[
+        str,
+        typer.Argument(
+            metavar="FORMAT",
+            help="One of those that 'argus-sim traces formats' lists.",
+            autocompletion=output.complete_trace_formats,
+        ),
+    ],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file as published.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to: .parquet or .csv.")],
+    options: output.Options = [],  # noqa: B006 - typer copies it
+    seed: Annotated[int, typer.Option(min=0, help="For arrival times that the format does not record.")] = 0,
+    as_json: output.Json = False,
+    quiet: output.Quiet = False,
+) -> None:
+    """Make a trace from a public data set, in the format it is published in."""
+    import numpy as np
+
+    from argus_sim.importers import import_trace
+
+    rng = np.random.default_rng(seed)
+    _save(import_trace(format, file, rng=rng, **output.key_values(options)), out, as_json, quiet)
+
+
+def _save(trace: Trace, out: Path, as_json: bool, quiet: bool) -> None:
+    trace.save(out)
+    output.remark(f"wrote {out}: {len(trace):,} images in {duration(trace.duration_s)}", quiet=quiet)
+    if as_json:
+        output.show_json({**_head(trace), "file": out})
+
+
+@app.command(epilog=output.examples("argus-sim traces formats", "argus-sim traces formats --json"))
+def formats(as_json: output.Json = False, quiet: output.Quiet = False) -> None:
+    """List the public formats that can be imported, and their options."""
+    from argus_sim.cli.check import type_of
+    from argus_sim.importers import FORMATS
+
+    found: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "description": kind.description,
+            "source": kind.source,
+            "licence": kind.licence,
+            "options": [
+                {
+                    "name": key,
+                    "type": type_of(field),
+                    "default": field.get("default"),
+                    "description": field.get("description", ""),
+                }
+                for key, field in kind.model_json_schema().get("properties", {}).items()
+            ],
+        }
+        for name, kind in FORMATS.items()
+    ]
+    if as_json:
+        output.show_json(found)
+        return
+    for format in found:
+        output.say(f"{format['name']}: {format['description']}")
+        output.say(f"    {format['source']}; licence: {format['licence']}")
+        for o in format["options"]:
+            output.say(f"    -o {o['name']}={o['default']}  ({o['type']})  {o['description']}")

@@ -1,0 +1,202 @@
+"""Each policy's own logic, without a simulation: what it answers to a view, by what its paper says."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+from argus_sim.core import affinity
+from argus_sim.core.catalog import Catalog
+from argus_sim.core.commands import Reject
+from argus_sim.core.engine import Engine
+from argus_sim.core.requests import Requests
+from argus_sim.core.solvers import allocate
+from argus_sim.domain import BatchResult, CacheHit
+from argus_sim.errors import InputError
+from argus_sim.policies.base import AskCache, Policy, Route, Setup, Wait
+from argus_sim.policies.registry import find, names, parameters
+from argus_sim.profile import Profile
+
+SLO_S = 12.6
+
+
+@pytest.fixture(scope="module")
+def profile() -> Profile:
+    return Profile.load("artefact-a100")
+
+
+@lru_cache(maxsize=1)
+def predictor(profile: Profile) -> affinity.QualityPredictor:
+    return affinity.from_text(profile)
+
+
+def seat(profile: Profile, name: str, *, workers: int = 8, requests: int = 4000, **params: Any) -> Engine:
+    """An engine with the policy, its first plan made, and requests at 1/s that have not arrived yet."""
+    kind = find(name)
+    catalog = Catalog.of(profile)
+    test = np.flatnonzero(~profile.is_train)
+    rng = np.random.default_rng(5)
+    arrival_s = np.arange(requests, dtype=float)
+    setup = Setup(catalog, workers, SLO_S, np.random.default_rng(3), predictor(profile))
+    policy = kind(setup, parameters(kind, params, where="test"))
+    engine = Engine(
+        catalog,
+        policy,
+        Requests.of(arrival_s, arrival_s + SLO_S, rng.choice(test, requests).astype(np.int32)),
+        workers,
+    )
+    engine.start()
+    return engine
+
+
+def ask(engine: Engine, row: int, hit: CacheHit | None = None) -> Any:
+    """The policy's decision about a row."""
+    request = engine.requests.cursor()
+    request.row, request.hit = row, hit
+    return engine.policy.route(request, engine.view)
+
+
+def serving(engine: Engine) -> Counter[str]:
+    """How many workers serve what."""
+    variants = engine.catalog.variants
+    return Counter("+".join(variants[v].name for v in worker.serves) for worker in engine.workers)
+
+
+def see_demand(engine: Engine, per_min: float, for_s: float = 600.0) -> None:
+    """Let the policy watch a steady demand, then plan."""
+    steps = int(for_s / 5)
+    for step in range(1, steps + 1):
+        engine.arrived = round(step * 5 * per_min / 60)
+        engine.tick(step * 5.0)
+    engine._replan(for_s + 1e-6)
+
+
+def test_all_policies_of_this_stage_are_installed() -> None:
+    assert set(names()) >= {"static", "clipper-ha", "clipper-ht", "proteus", "nirvana", "pac", "argus"}
+
+
+@pytest.mark.parametrize(("name", "variant"), [("clipper-ha", "sdxl"), ("clipper-ht", "tiny-sd")])
+def test_clipper_puts_one_variant_everywhere(profile: Profile, name: str, variant: str) -> None:
+    engine = seat(profile, name)
+    assert serving(engine) == {variant: 8}
+    assert engine.policy.constant == Route(engine.catalog.id_of(variant), "the only variant")
+
+
+def test_clipper_grows_the_batch_by_one_and_cuts_it_by_a_tenth(profile: Profile) -> None:
+    policy: Policy = seat(profile, "clipper-ha").policy
+    base = policy.setup.catalog.base
+
+    def limit() -> int:
+        return policy.batch(range(10), base, 0, None)  # type: ignore[arg-type, return-value]
+
+    assert limit() == 1
+    policy.observe(BatchResult(0, base, 1, 4.2, 0))
+    assert limit() == 2
+    policy.observe(BatchResult(0, base, 2, SLO_S + 1, 2))  # too slow: 2 x 0.9
+    assert limit() == 1
+
+
+@pytest.mark.parametrize(
+    ("similarity", "variant"),
+    [
+        (0.96, "sdxl/ac-25"),
+        (0.95, "sdxl/ac-20"),  # thresholds are exclusive
+        (0.91, "sdxl/ac-20"),
+        (0.86, "sdxl/ac-15"),
+        (0.76, "sdxl/ac-10"),
+        (0.66, "sdxl/ac-5"),
+        (0.65, "sdxl"),
+        (float("nan"), "sdxl"),
+    ],
+)
+def test_nirvana_skips_by_similarity(profile: Profile, similarity: float, variant: str) -> None:
+    """The table of the artefact's cache_utils.py."""
+    engine = seat(profile, "nirvana")
+    assert isinstance(ask(engine, 0), AskCache)
+    decision = ask(engine, 0, CacheHit(similarity, 25, 0.05))
+    assert engine.catalog.variants[decision.variant].name == variant
+    assert len(set(engine.workers[0].serves)) == 6  # the base and all that skip steps
+
+
+def test_nirvana_skips_no_more_than_is_stored(profile: Profile) -> None:
+    engine = seat(profile, "nirvana")
+    decision = ask(engine, 0, CacheHit(0.99, 10, 0.05))
+    assert engine.catalog.variants[decision.variant].name == "sdxl/ac-10"
+
+
+@pytest.mark.parametrize("name", ["proteus", "pac", "argus"])
+def test_allocation_follows_the_forecast(profile: Profile, name: str) -> None:
+    engine = seat(profile, name, headroom=1.0)
+    assert serving(engine) == {"sdxl": 8}  # no demand yet: the best
+    see_demand(engine, 300.0)
+    policy: Any = engine.policy
+    ladder = policy.ladder
+    quality = tuple(float(engine.catalog.quality[v]) for v in ladder)
+    rates = tuple(engine.catalog.throughput_per_s(v, limit_s=SLO_S) for v in ladder)
+    # The demand is rounded up to 1/128 of the capacity.
+    if name == "proteus":
+        rates = tuple(engine.catalog.throughput_per_s(v, limit_s=SLO_S / 2) for v in ladder)
+    grain = 8 * max(rates) / 128
+    expected = allocate(quality, rates, 8, np.ceil(5.0 / grain - 1e-6) * grain)
+    variants = engine.catalog.variants
+    assert serving(engine) == {variants[v].name: n for v, n in zip(ladder, expected.workers, strict=True) if n}
+
+
+def test_pac_ignores_prompts_and_meets_the_shares(profile: Profile) -> None:
+    engine = seat(profile, "pac")
+    see_demand(engine, 300.0)
+    got = Counter(ask(engine, row).variant for row in range(4000))
+    share = engine.policy.allocate(8).share  # type: ignore[attr-defined]
+    for variant, expected in zip(engine.policy.ladder, share, strict=True):  # type: ignore[attr-defined]
+        assert got[variant] / 4000 == pytest.approx(expected, abs=0.03)
+
+
+def test_argus_meets_the_shares_and_sends_tolerant_prompts_deeper(profile: Profile) -> None:
+    engine = seat(profile, "argus")
+    see_demand(engine, 240.0)
+    policy: Any = engine.policy
+    level = {v: j for j, v in enumerate(policy.ladder)}
+    at = np.array([level[ask(engine, row).variant] for row in range(4000)])
+    share = policy.allocate(8).share
+    assert np.allclose(np.bincount(at, minlength=6) / 4000, share, atol=0.03)
+    affinity_of = policy.setup.predictor.affinity(policy.ladder, 0.05)[engine.requests.prompts_between(0, 4000)]
+    assert at[affinity_of == 5].mean() > at[affinity_of == 0].mean() + 1.0
+    # And the quality that is lost is less than by drawing levels blindly.
+    quality = profile.relative_quality()[engine.requests.prompts_between(0, 4000)][:, list(policy.ladder)]
+    assert quality[np.arange(4000), at].mean() > (quality.mean(axis=0) @ share) + 0.01
+
+
+def test_argus_serves_in_full_on_a_cache_miss(profile: Profile) -> None:
+    engine = seat(profile, "argus")
+    assert ask(engine, 0, CacheHit(float("nan"), 0, 1.0)).variant == engine.catalog.base
+
+
+def test_proteus_waits_until_the_first_request_could_just_make_the_larger_batch(profile: Profile) -> None:
+    engine = seat(profile, "proteus")
+    base = engine.catalog.base
+    engine.view.now_s = 0.0
+    answer = engine.policy.batch([0], base, 0, engine.view)
+    assert answer == Wait(SLO_S - engine.catalog.p99_s[base][2])
+    assert engine.policy.batch([0, 1], base, 0, engine.view) == 2  # full: it goes
+    engine.view.now_s = SLO_S - 5.0
+    assert engine.policy.batch([0], base, 0, engine.view) == 1  # too late for two
+
+
+def test_static_spreads_over_its_placement_and_refuses_beyond_its_limit(profile: Profile) -> None:
+    engine = seat(profile, "static", placement={"sdxl": 6, "tiny-sd": 2}, queue_limit=3)
+    assert serving(engine) == {"sdxl": 6, "tiny-sd": 2}
+    answers = [engine.arrive(0.0, row) for row in range(20)]
+    assert all(worker.batch.rows for worker in engine.workers)
+    assert [len(queue) for queue in engine.queues if queue] == [3, 3]
+    assert sum(isinstance(c, Reject) for commands in answers for c in commands) == 20 - 8 - 6
+
+
+def test_impossible_placement_is_an_error(profile: Profile) -> None:
+    with pytest.raises(InputError, match=r"places 9 workers.*cluster's 8"):
+        seat(profile, "static", placement={"sdxl": 8, "tiny-sd": 1})
+    with pytest.raises(InputError, match=r"no variant 'tiny'; did you mean 'tiny-sd'"):
+        seat(profile, "static", placement={"tiny": 8})

@@ -1,0 +1,130 @@
+"""The solvers against the artefact's own numbers, and against trying everything."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import linprog
+
+from argus_sim.core.solvers import Allocation, align, align_one_pass, allocate
+
+#: github.com/skejriwal44/Argus_T2I, solver_milp_oda.py: relative quality in percent, queries/min of one GPU.
+QUALITY = (100.0, 97.046, 95.808, 94.378, 93.235, 91.52)
+PER_MINUTE = tuple(1.65 * q for q in (14.29, 15.87, 17.86, 20.41, 23.81, 28.57))
+
+
+def mean_quality(allocation: Allocation, quality: tuple[float, ...]) -> float:
+    return float(np.dot(allocation.load_per_s, quality) / sum(allocation.load_per_s))
+
+
+def enumerated(quality: tuple[float, ...], throughput: tuple[float, ...], workers: int, demand: float) -> float:
+    """The best total quality by trying every way to give workers levels, and filling the best levels first."""
+    levels, best = range(len(quality)), -1.0
+    for chosen in itertools.combinations_with_replacement(levels, workers):
+        left, total = demand, 0.0
+        for level in sorted(chosen, key=lambda i: -quality[i]):
+            load = min(left, throughput[level])
+            total += load * quality[level]
+            left -= load
+        if left <= 1e-9 * demand:
+            best = max(best, total)
+    return best
+
+
+@pytest.mark.parametrize(
+    ("load", "quality", "workers"),
+    [
+        (188.0, 100.0, (8, 0, 0, 0, 0, 0)),
+        (200.0, 98.82, (7, 0, 0, 0, 1, 0)),
+        (225.0, 97.15, (6, 0, 0, 0, 1, 1)),
+        (250.0, 95.79, (5, 0, 0, 0, 1, 2)),
+        (275.0, 94.68, (3, 0, 0, 0, 4, 1)),
+        (300.0, 93.63, (1, 0, 0, 1, 5, 1)),
+        (325.0, 92.76, (0, 0, 0, 0, 6, 2)),
+        (350.0, 92.10, (0, 0, 0, 0, 3, 5)),
+        (375.0, 91.52, (0, 0, 0, 0, 0, 8)),
+    ],
+)
+def test_allocation_of_the_artefact(load: float, quality: float, workers: tuple[int, ...]) -> None:
+    """The best mean quality at each load, for 8 GPUs and the artefact's tables."""
+    found = allocate(QUALITY, PER_MINUTE, 8, load)
+    assert found.workers == workers
+    assert mean_quality(found, QUALITY) == pytest.approx(quality, abs=0.01)
+    assert sum(found.load_per_s) == pytest.approx(load)
+
+
+@pytest.mark.parametrize("workers", [1, 8, 1000])
+def test_spare_workers_get_the_best_level(workers: int) -> None:
+    found = allocate(QUALITY, PER_MINUTE, workers, 0.01 * workers * PER_MINUTE[0])
+    assert found.workers == (workers, 0, 0, 0, 0, 0)
+
+
+def test_allocation_beyond_capacity_serves_the_most() -> None:
+    found = allocate(QUALITY, PER_MINUTE, 8, 1000.0)
+    assert found.workers == (0, 0, 0, 0, 0, 8)
+    assert sum(found.load_per_s) == pytest.approx(8 * PER_MINUTE[-1])
+
+
+@given(
+    st.integers(2, 4).flatmap(
+        lambda n: st.tuples(
+            st.lists(st.floats(0.5, 1.0), min_size=n, max_size=n),
+            st.lists(st.floats(0.1, 2.0), min_size=n, max_size=n),
+        )
+    ),
+    st.integers(1, 5),
+    st.floats(0.05, 0.99),
+)
+def test_allocation_is_optimal(levels: tuple[list[float], list[float]], workers: int, used: float) -> None:
+    quality, throughput = (tuple(round(x, 3) for x in column) for column in levels)
+    demand = used * workers * max(throughput)
+    found = allocate(quality, throughput, workers, demand)
+    assert sum(found.workers) == workers
+    assert sum(found.load_per_s) == pytest.approx(demand)
+    for load, rate, count in zip(found.load_per_s, throughput, found.workers, strict=True):
+        assert load <= rate * count * (1 + 1e-6) + 1e-9
+    # The tie-break may cost a ten-thousandth.
+    best = enumerated(quality, throughput, workers, demand)
+    assert best * (1 - 2e-4) <= np.dot(found.load_per_s, quality) <= best * (1 + 1e-6)
+
+
+def shares(n: int) -> st.SearchStrategy[np.ndarray]:
+    return st.lists(st.integers(1, 50), min_size=n, max_size=n).map(lambda x: np.array(x) / sum(x))
+
+
+@given(shares(5), shares(5), st.integers(0, 2**32 - 1))
+def test_alignment_meets_both_margins_at_the_least_loss(have: np.ndarray, want: np.ndarray, seed: int) -> None:
+    loss = np.random.default_rng(seed).random((5, 5)).round(3)
+    found = align(have, want, loss)
+    assert np.allclose(found.sum(axis=1), 1.0)
+    assert np.allclose(have @ found, want, atol=1e-7)
+    # Another algorithm (interior point) on the same problem, written out variable by variable.
+    equal, right = [], []
+    for i in range(5):
+        equal.append([float(k // 5 == i) for k in range(25)])
+        right.append(have[i])
+    for j in range(5):
+        equal.append([float(k % 5 == j) for k in range(25)])
+        right.append(want[j])
+    other = linprog(loss.ravel(), A_eq=equal, b_eq=right, method="highs-ipm")
+    assert (have[:, None] * found * loss).sum() == pytest.approx(other.fun, abs=1e-7)
+
+
+def test_one_pass_is_right_when_load_pushes_prompts_to_more_approximate_levels() -> None:
+    have = np.array([0.30, 0.25, 0.20, 0.10, 0.10, 0.05])
+    want = np.array([0.00, 0.00, 0.00, 0.00, 0.40, 0.60])
+    assert np.allclose(have @ align_one_pass(have, want), want, atol=0.01)
+
+
+def test_one_pass_is_wrong_when_surplus_cascades_and_the_exact_alignment_is_not() -> None:
+    have = np.array([0.30, 0.25, 0.20, 0.10, 0.10, 0.05])
+    want = np.array([1.00, 0.00, 0.00, 0.00, 0.00, 0.00])
+    got = have @ align_one_pass(have, want)
+    assert np.allclose(align_one_pass(have, want).sum(axis=1), 1.0)
+    assert abs(got - want).max() > 0.2
+    loss = np.abs(np.subtract.outer(np.arange(6.0), np.arange(6.0)))
+    assert np.allclose(have @ align(have, want, loss), want)
