@@ -290,8 +290,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         line = f":{mark.line + 1}" if mark is not None else ""
         raise InputError(f"not YAML: {getattr(error, 'problem', error)}", where=f"{path}{line}") from None
     if not isinstance(data, dict):
-        found = type(data).__name__
-        raise InputError(f"an experiment is a mapping of keys to values, found a {found}", where=str(path))
+        found = "nothing" if data is None else f"a {type(data).__name__}"
+        raise InputError(f"an experiment is a mapping of keys to values, found {found}", where=str(path))
     return data
 
 
@@ -337,6 +337,11 @@ def _input_error(error: ValidationError, model: type[BaseModel], data: Any, wher
         allowed = _fields_at(model, first["loc"][:-1])
         return InputError(
             f"unknown key {path[-1]!r}{did_you_mean(path[-1], allowed)}", where=f"{where}: {'.'.join(path)}"
+        )
+    if first["type"] == "union_tag_invalid":
+        tag, expected = first["ctx"]["tag"], re.findall(r"'(.*?)'", first["ctx"]["expected_tags"])
+        return InputError(
+            f"unknown kind {tag!r}{did_you_mean(tag, expected)}", where=f"{where}: {'.'.join(path)}"
         )
     found = first["input"]
     text = "" if isinstance(found, dict) or first["type"] == "missing" else f"; found {found!r}"

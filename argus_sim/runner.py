@@ -135,7 +135,7 @@ def rehearse(scene: Scene) -> None:
         prompt, variant = missing[0]
         raise InputError(
             f"profile {profile.name!r} has no quality of prompt {profile.prompts[prompt]!r} at "
-            f"{profile.variants[variant].name!r} ({len(missing)} combinations are missing)"
+            f"{profile.variants[variant].name!r} (and {len(missing) - 1} more)"
         )
     splits = {split: profile.split.count(split) for split in ("train", "test")}
     if splits["train"] < 2 or splits["test"] < 1:
@@ -159,6 +159,8 @@ def make_lock(scene: Scene) -> dict[str, Any]:
             path = find_trace(path) if trace.format is None else path
             try:
                 inputs[f"trace {trace.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
+            except FileNotFoundError:
+                raise InputError(f"{path}: no such file", where=where) from None
             except OSError as error:
                 raise InputError(f"{path} cannot be read: {error.strerror}", where=where) from None
     return {
@@ -251,7 +253,11 @@ def run_one(experiment: Experiment, run: Run, out: Path) -> dict[str, Any]:
     """Simulate one run and write its folder: whole, or not at all. Returns its summary."""
     scene = _scene(experiment)
     trace = _trace(experiment, run.trace, run.seed)
-    record = simulate(scene, run.policy, trace, run.seed)
+    try:
+        record = simulate(scene, run.policy, trace, run.seed)
+    except InputError as error:
+        where = f"{run.policy.label} on {run.trace.name}, seed {run.seed}"
+        raise InputError(str(error), where=where) from None
     summary = {
         "policy": run.policy.label,
         "trace": run.trace.name,

@@ -153,10 +153,10 @@ def _note_differences(lock: Lock, *, changed: bool, quiet: bool) -> None:
 
 
 def _how_to_go_on(begun: list[Path]) -> str:
-    from argus_sim import runner
-
     if not begun:
         return "nothing was written"
+    from argus_sim import runner
+
     folder = begun[0]
     command = f"argus-sim run {shlex.quote(str(folder / runner.LOCK))} --out {shlex.quote(str(folder))} --resume"
     return f"finished runs are kept. To go on: {command}"

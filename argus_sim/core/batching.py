@@ -90,10 +90,10 @@ class BatchFormer:
             row = queue[0]
             if now + margin_s[size] <= limit_s[row]:
                 rows.append(queue.popleft())
-            elif fit[size - 1] and not overloaded:
-                size = fit[size - 1]
-            else:
+            elif overloaded or now + margin_s[1] > limit_s[row]:
                 self._drop(queue.popleft())
-        runnable = fit[min(len(rows), size)] if rows else 0
+            else:
+                size = fit[size - 1]
+        runnable = size if len(rows) >= size else fit[len(rows)]
         queue.extendleft(reversed(rows[runnable:]))
         return rows[:runnable]

@@ -63,6 +63,7 @@ class Engine:
         "_constant",
         "_fit",
         "_former",
+        "_in_force",
         "_known",
         "_never_drops",
         "_next_plan_s",
@@ -79,6 +80,7 @@ class Engine:
         "arrived",
         "catalog",
         "log",
+        "membership",
         "plans",
         "policy",
         "pools_of",
@@ -114,6 +116,9 @@ class Engine:
         self.queues: list[deque[int]] = [deque() for _ in range(variants)]
         self.workers = [Worker(index) for index in range(workers)]
         self.workers_up = workers
+        self.membership = 0
+        #: The last plan applied; None when a worker has come or gone since.
+        self._in_force: Plan | None = None
         self._pools: dict[Serves, Pool] = {}
         self.pools_of: list[tuple[Pool, ...]] = [()] * variants
         #: Rows whose cache look-up is under way, with the variant they wait for (or _ASKED).
@@ -253,6 +258,8 @@ class Engine:
             self.wasted_s += now - worker.started_s
         worker.down, worker.loading, worker.model = True, False, None
         self.workers_up -= 1
+        self.membership += 1
+        self._in_force = None
         commands: list[Command] = []
         if self.workers_up:
             commands += self._replan(now)
@@ -278,6 +285,8 @@ class Engine:
             return _NOTHING
         worker.down = False
         self.workers_up += 1
+        self.membership += 1
+        self._in_force = None
         return self._replan(now)
 
     def tick(self, now: float) -> Sequence[Command]:
@@ -444,8 +453,12 @@ class Engine:
 
     def _oldest(self, serves: Serves) -> VariantId:
         """The variant whose head has waited longest; any of them when nothing waits."""
-        queues = self.queues
-        return min(serves, key=lambda v: queues[v][0] if queues[v] else len(self.requests))
+        oldest, head = serves[0], -1
+        for variant in serves:
+            queue = self.queues[variant]
+            if queue and (head < 0 or queue[0] < head):
+                oldest, head = variant, queue[0]
+        return oldest
 
     def _leave(self, worker: Worker) -> None:
         """Take a worker out of its pool; a running batch goes on."""
@@ -469,9 +482,11 @@ class Engine:
     def _replan(self, now: float) -> Sequence[Command]:
         self._look(now)
         plan = self.policy.plan(self.view)
-        self._validate(plan)
         if self.policy.period_s is not None:
             self._next_plan_s = now + self.policy.period_s
+        if plan is self._in_force:
+            return _NOTHING
+        self._validate(plan)
         return self._apply(now, plan)
 
     def _validate(self, plan: Plan) -> None:
@@ -485,6 +500,7 @@ class Engine:
 
     def _apply(self, now: float, plan: Plan) -> Sequence[Command]:
         """Change what workers serve. Idle ones change at once, busy and loading ones when they are done."""
+        self._in_force = plan
         moved = []
         for worker, serves in zip(self.workers, plan.serves, strict=True):
             if serves != worker.serves or worker.pool is None:

@@ -13,25 +13,24 @@ import numpy.typing as npt
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
 Floats = npt.NDArray[np.float64]
+Row = tuple[float, ...]
 
 
 class Allocation(NamedTuple):
     """How many workers each level gets, and the load (images/s) that it is to carry."""
 
     workers: tuple[int, ...]
-    load_per_s: tuple[float, ...]
+    load_per_s: Row
 
     @property
-    def share(self) -> Floats:
-        """float64[L]: the part of the load that each level carries; sums to 1."""
-        load = np.asarray(self.load_per_s)
-        return np.asarray(load / load.sum())
+    def share(self) -> Row:
+        """The part of the load that each level carries; sums to 1."""
+        total = sum(self.load_per_s)
+        return tuple(load / total for load in self.load_per_s)
 
 
 @lru_cache(maxsize=4096)
-def allocate(
-    quality: tuple[float, ...], throughput_per_s: tuple[float, ...], workers: int, demand_per_s: float
-) -> Allocation:
+def allocate(quality: Row, throughput_per_s: Row, workers: int, demand_per_s: float) -> Allocation:
     r"""The workers per level that carry the demand at the highest mean quality.
 
     .. math:: \max \sum_l q_l y_l \quad \text{s.t.} \quad \sum_l y_l = D,\ y_l \le \mu_l n_l,\ \sum_l n_l = N
@@ -58,13 +57,13 @@ def allocate(
     q = np.asarray(quality)
     ones, zeros = np.ones(levels), np.zeros(levels)
     result = milp(
-        # A worker's level matters a ten-thousandth of its load: enough to be seen above the solver's absolute
-        # gap of 1e-6, too little to change which load is served where.
-        c=-100.0 * np.concatenate([1e-4 * q, q]),
+        c=np.concatenate([zeros, -q]),
         constraints=[
-            LinearConstraint(np.concatenate([ones, zeros]), workers, workers),
+            LinearConstraint(np.concatenate([ones, zeros]), -np.inf, workers),
             LinearConstraint(np.concatenate([zeros, ones]), load, load),
-            LinearConstraint(np.hstack([-np.diag(np.asarray(throughput_per_s) / unit), np.eye(levels)]), -np.inf, 0),
+            LinearConstraint(
+                np.hstack([-np.diag(np.asarray(throughput_per_s) / unit), np.eye(levels)]), -np.inf, 0
+            ),
         ],
         integrality=np.concatenate([ones, zeros]),
         bounds=Bounds(0, np.concatenate([np.full(levels, workers), np.full(levels, np.inf)])),
@@ -72,13 +71,28 @@ def allocate(
     )
     if result.x is None:
         raise RuntimeError(f"HiGHS found no allocation: {result.message}")
-    counts = tuple(round(float(n)) for n in result.x[:levels])
-    loads = np.maximum(result.x[levels:], 0.0) * unit
-    return Allocation(counts, tuple(float(y) for y in loads))
+    loads = np.where(result.x[levels:] > 1e-6 * load, result.x[levels:] * unit, 0.0)
+    # No more workers than the load needs; the spare ones go to the best level, where they cost nothing.
+    counts = np.ceil(loads / np.asarray(throughput_per_s) - 1e-6).astype(int)
+    counts[int(np.argmax(q))] += workers - counts.sum()
+    return Allocation(tuple(map(int, counts)), tuple(map(float, loads)))
 
 
 @lru_cache(maxsize=65536)
-def _align(have: tuple[float, ...], want: tuple[float, ...], loss: tuple[tuple[float, ...], ...]) -> Floats:
+def align(have: Row, want: Row, loss: tuple[Row, ...]) -> Floats:
+    r"""Which level prompts of each affinity are to be served at: the transport problem, solved exactly.
+
+    .. math:: \min \sum_{ij} c_{ij} x_{ij} \quad \text{s.t.} \quad \sum_j x_{ij} = h_i,\ \sum_i x_{ij} = f_j
+
+    Args:
+        have: Share of prompts with each affinity (h), L numbers; positive, sum to 1.
+        want: Share of the load that each level carries (f), L numbers; sum to 1.
+        loss: L x L, quality lost when a prompt of affinity i is served at level j.
+
+    Returns:
+        float64[L, L], read-only: probability that a prompt of affinity i is served at level j; rows sum to 1. The
+        same arguments give the same array.
+    """
     levels = len(have)
     rows = np.kron(np.eye(levels), np.ones(levels))
     columns = np.kron(np.ones(levels), np.eye(levels))
@@ -99,23 +113,7 @@ def _align(have: tuple[float, ...], want: tuple[float, ...], loss: tuple[tuple[f
     return np.asarray(shares)
 
 
-def align(have: Floats, want: Floats, loss: Floats) -> Floats:
-    r"""Which level prompts of each affinity are to be served at: the transport problem, solved exactly.
-
-    .. math:: \min \sum_{ij} c_{ij} x_{ij} \quad \text{s.t.} \quad \sum_j x_{ij} = h_i,\ \sum_i x_{ij} = f_j
-
-    Args:
-        have: float64[L], share of prompts with each affinity (h); positive, sums to 1.
-        want: float64[L], share of the load that each level carries (f); sums to 1.
-        loss: float64[L, L], quality lost when a prompt of affinity i is served at level j.
-
-    Returns:
-        float64[L, L], read-only: probability that a prompt of affinity i is served at level j; rows sum to 1.
-    """
-    return _align(tuple(have.tolist()), tuple(want.tolist()), tuple(map(tuple, loss.tolist())))
-
-
-def align_one_pass(have: Floats, want: Floats) -> Floats:
+def align_one_pass(have: Row, want: Row) -> Floats:
     """The artefact's "distribution aligner": one pass from the most approximate level down, with its flaws.
 
     Surplus moves one level towards less approximation, deficits pull from the nearest levels below. When
@@ -126,7 +124,7 @@ def align_one_pass(have: Floats, want: Floats) -> Floats:
     Args, returns: As :func:`align`.
     """
     levels = len(have)
-    shares, left, original = np.eye(levels), have.copy(), have.copy()
+    shares, left, original = np.eye(levels), np.array(have), np.array(have)
     for k in range(levels - 1, 0, -1):
         if left[k] > want[k]:
             move = (left[k] - want[k]) / left[k]

@@ -56,6 +56,11 @@ class ClusterView:
     def workers_up(self) -> int:
         return self._engine.workers_up
 
+    @property
+    def membership(self) -> int:
+        """Changes when a worker is lost or joins."""
+        return self._engine.membership
+
     # -- load ----------------------------------------------------------------------------------------------
 
     @property

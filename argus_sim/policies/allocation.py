@@ -51,6 +51,8 @@ class Allocating(Policy):
         self._quality = tuple(float(catalog.quality[v]) for v in ladder)
         self._throughput = tuple(catalog.throughput_per_s(v, limit_s=limit_s) for v in ladder)
         self._draws = Uniforms(setup.rng)
+        #: The last plan and what it was made from: the same counts need no other placement.
+        self._last: tuple[tuple[tuple[int, ...], int], Plan] | None = None
 
     @property
     def period_s(self) -> float | None:
@@ -69,11 +71,26 @@ class Allocating(Policy):
         self._demand.look(view)
         allocation = self.allocate(view.workers_up)
         self.aim(allocation, view)
-        wanted: dict[Serves, int] = {
-            (v,): n for v, n in zip(self.ladder, allocation.workers, strict=True) if n > 0
-        }
-        per_min = 60.0 * self._demand.forecast_per_s()
-        return keep_or_move(wanted, view, self.setup.catalog, f"forecast {per_min:.0f} requests/min")
+        key = (allocation.workers, view.membership)
+        if self._last is None or self._last[0] != key:
+            reason = f"forecast {60.0 * self._demand.forecast_per_s():.0f} requests/min"
+            self._last = (key, keep_or_move(self.placement(allocation), view, self.setup.catalog, reason))
+        return self._last[1]
+
+    def placement(self, allocation: Allocation) -> dict[Serves, int]:
+        """The workers of each level.
+
+        What the cache misses has to be served in full. Where no worker is left for that, those of the least
+        approximate level take it along: they hold its model.
+        """
+        catalog = self.setup.catalog
+        levels = [(v, n) for v, n in zip(self.ladder, allocation.workers, strict=True) if n > 0]
+        wanted: dict[Serves, int] = {(v,): n for v, n in levels}
+        first, workers = levels[0]
+        if catalog.variants[first].skipped_steps:
+            del wanted[(first,)]
+            wanted = {(catalog.base, first): workers} | wanted
+        return wanted
 
     def allocate(self, workers: int) -> Allocation:
         """The allocation for the forecast with headroom."""

@@ -17,14 +17,14 @@ import numpy.typing as npt
 from pydantic import Field
 
 from argus_sim.core.catalog import Catalog
-from argus_sim.core.solvers import Allocation, align, align_one_pass
+from argus_sim.core.solvers import Allocation, Row, align, align_one_pass
 from argus_sim.core.view import ClusterView
 from argus_sim.domain import Request, VariantId
 from argus_sim.policies.allocation import Allocating, AllocatingParams
 from argus_sim.policies.base import Decision, Params, Route, Setup
 
-#: Histograms are rounded to this share, so that alignments recur and the solver remembers them.
-_SHARE = 1.0 / 100.0
+#: Histograms are rounded to one part in this many, so that alignments recur and the solver remembers them.
+_SHARES = 100
 
 
 class ArgusParams(AllocatingParams):
@@ -69,17 +69,20 @@ class Argus(Allocating):
         self._routes = [
             [Route(v, f"affinity {i}, level {j}") for j, v in enumerate(ladder)] for i in range(levels)
         ]
+        #: What the last alignment came to: shares, their running sums, and where there is nothing to draw.
+        self._shares: npt.NDArray[np.float64] | None = None
         self._sure: list[Route | None] = [None] * levels
         self._upto: list[list[float]] = []
         self._missed = Route(setup.catalog.base, "cache miss: served in full")
 
-    def histogram(self, view: ClusterView) -> npt.NDArray[np.float64]:
-        """float64[L]: affinities of the recent prompts; no level has a share of exactly 0."""
+    def histogram(self, view: ClusterView) -> Row:
+        """Share of each affinity among the recent prompts, to a hundredth; no level has a share of exactly 0."""
         prompts = view.recent_prompts(self.params.recent)
-        known = self._affinities[prompts]
-        counts = np.bincount(known, minlength=self._levels) if len(known) else np.ones(self._levels)
-        shares = np.maximum(np.round(counts / counts.sum() / _SHARE), 0.01)
-        return np.asarray(shares / shares.sum())
+        if not len(prompts):
+            return (1.0 / self._levels,) * self._levels
+        counts = np.bincount(self._affinities[prompts], minlength=self._levels).tolist()
+        rounded = [max(1, round(_SHARES * count / len(prompts))) for count in counts]
+        return tuple(share / sum(rounded) for share in rounded)
 
     def aim(self, allocation: Allocation, view: ClusterView) -> None:
         have = self.histogram(view)
@@ -89,6 +92,9 @@ class Argus(Allocating):
             shares = align_one_pass(have, allocation.share)
             # The artefact may leave prompts at a level that has no workers: they go to the nearest that has.
             shares = _restrict(shares, np.asarray(allocation.workers) > 0)
+        if shares is self._shares:
+            return
+        self._shares = shares
         self._upto = np.cumsum(shares, axis=1)[:, :-1].tolist()
         for i in range(self._levels):
             certain = np.flatnonzero(shares[i] >= 1.0 - 1e-12)
@@ -106,8 +112,8 @@ class Argus(Allocating):
 
 def _expected_loss(
     affinity: npt.NDArray[np.int64], observed: npt.NDArray[np.float64], levels: int
-) -> npt.NDArray[np.float64]:
-    """float64[L, L]: mean quality that training prompts of affinity i lose at level j against their best.
+) -> tuple[Row, ...]:
+    """L x L: mean quality that training prompts of affinity i lose at level j against their best.
 
     An affinity that no training prompt has gets the loss of all of them.
     """
@@ -115,7 +121,7 @@ def _expected_loss(
     rows = [
         loss[affinity == i].mean(axis=0) if (affinity == i).any() else loss.mean(axis=0) for i in range(levels)
     ]
-    return np.round(np.stack(rows), 6)
+    return tuple(tuple(np.round(row, 6).tolist()) for row in rows)
 
 
 def _restrict(shares: npt.NDArray[np.float64], served: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:

@@ -29,7 +29,7 @@ from argus_sim.simulation.network import CacheConfig, SimulatedCache
 from argus_sim.simulation.service import ServiceTimes
 from tests.make_profile import make_profile
 
-#: Offered load over the capacity at the base variant. Above 1 for argus, so that levels mix and the cache is asked.
+#: Offered load over the capacity at the base. Above 1 for argus, so that levels mix and the cache is asked
 LOAD = {"static": 0.9, "argus": 1.2}
 
 

@@ -137,6 +137,28 @@ class Anything(Policy):
         return Route(self._rng.choice(allowed), "why not") if allowed else Refuse("nothing fits")
 
 
+class Constant(Anything):
+    """Has one decision for every arrival: the engine asks for it once, and only again when things go wrong."""
+
+    def __init__(self, setup: Setup, temper: Temper) -> None:
+        super().__init__(setup, temper)
+        always: list[Decision] = [Route(v, "why not") for v in range(len(CATALOG.variants))]
+        self._always = self._rng.choice([*always, AskCache("who knows"), Refuse("no")])
+
+    @property
+    def constant(self) -> Decision:
+        return self._always
+
+    def plan(self, view: ClusterView) -> Plan:
+        """There is always somebody for what every request gets."""
+        plan = super().plan(view)
+        if isinstance(self._always, Route):
+            first = next(w for w in range(view.workers) if view.is_up(w))
+            serves = [(self._always.variant,) if w == first else s for w, s in enumerate(plan.serves)]
+            self.plans[-1] = plan = Plan(tuple(serves), plan.reason)
+        return plan
+
+
 class AnyBatch(Anything):
     """Also chooses its own batch sizes, waits now and then, and listens."""
 
@@ -180,7 +202,7 @@ class Host(RuleBasedStateMachine):
 
     @initialize(
         workers=st.integers(1, 5),
-        kind=st.sampled_from([Anything, AnyBatch]),
+        kind=st.sampled_from([Anything, Constant, AnyBatch]),
         seed=st.integers(0, 2**32 - 1),
         refuse=st.sampled_from([0.0, 0.1]),
         ask=st.sampled_from([0.0, 0.3]),
@@ -208,7 +230,7 @@ class Host(RuleBasedStateMachine):
         rng = np.random.default_rng(seed)
         temper = Temper(seed, refuse, ask, wait if kind is AnyBatch else 0.0, replan, period_s)
         arrival_s = np.cumsum(rng.exponential(gap_s, REQUESTS) * rng.integers(0, 2, REQUESTS))
-        slo_s = rng.choice([3.0, 10.0, 30.0, 1e6], REQUESTS)
+        slo_s = rng.choice([3.0, 12.0, 60.0, 1e6], REQUESTS, p=[0.1, 0.3, 0.3, 0.3])
 
         def build() -> Engine:
             setup = Setup(CATALOG, workers, 12.0, np.random.default_rng(seed), PREDICTOR)
@@ -319,6 +341,8 @@ class Host(RuleBasedStateMachine):
         wanted = len(self.policy.wanted) if isinstance(self.policy, AnyBatch) else 0
         commands = tell(self.engine, happening)
         self.story.append((happening, commands))
+        if happening[0] == "arrive" and self.policy.constant is not None:
+            self.policy.decisions.append((happening[2], self.policy.constant))
         if happening == ("start",):
             first = self.policy.plans[-1].serves
             self.holds = {worker: CATALOG.model[serves[0]] for worker, serves in enumerate(first)}

@@ -1,0 +1,58 @@
+# The main job and the checks, each from a fresh checkout: a virtual environment is made in .venv when needed.
+# Nothing is installed twice: a file in .venv stands for what is there, and is as old as the install.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+#: Arguments for the programs, e.g. make fig7 ARGS="--seeds 1", make test ARGS="-k trace".
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help fig7 test lint bench readme pins clean
+
+help: ## Say what there is to make.
+	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+fig7: $(VENV)/core ## Install argus-sim and run the main comparison: all policies, two traces, five seeds.
+	$(BIN)/argus-sim run experiments/fig7.yaml $(ARGS)
+
+test: lint ## Install the test tools and run all checks. With ARGUS_DATA set, on the recorded data sets too.
+	$(BIN)/python -m pytest -n 2 -p no:benchmark $(ARGS)
+
+lint: $(VENV)/test ## Run the checks that need no run: ruff and mypy.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/test ## Measure requests/s and memory.
+	$(BIN)/python -m pytest tests/bench $(ARGS)
+
+readme: $(VENV)/core ## Bring README's table and picture up to date with runs/fig7.
+	$(BIN)/argus-sim table runs/fig7 --into README.md
+	cp runs/fig7/figures/timeline-bursty.png docs/fig7-bursty.png
+
+pins: ## Renew constraints.txt: the newest versions that an empty environment gets.
+	rm -rf $(VENV)-pins
+	$(PYTHON) -m venv $(VENV)-pins
+	$(VENV)-pins/bin/python -m pip install --quiet --disable-pip-version-check '.[test]'
+	sed -n '/^#/p' constraints.txt > $(VENV)-pins/constraints.txt
+	$(VENV)-pins/bin/python -m pip freeze --exclude argus-sim >> $(VENV)-pins/constraints.txt
+	mv $(VENV)-pins/constraints.txt constraints.txt
+	rm -rf $(VENV)-pins
+
+clean: ## Remove the environment, results and caches.
+	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "argus-sim needs Python 3.11 or newer: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/core: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/test: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e '.[test]'
+	@touch $@ $(VENV)/core
