@@ -172,6 +172,7 @@ class Experiment(_Section):
         drop: When waiting requests are given up: ``late`` (could not finish by the deadline), ``never``, or
             ``{factor: x}``.
         window_s: Resolution of the timeline.
+        bound: Compute the hindsight bound of each trace and every policy's share of it.
         max_wait_slos: A run is stopped as hopeless when a request has waited this many SLOs.
     """
 
@@ -186,6 +187,7 @@ class Experiment(_Section):
     slo: Slo = Slo()
     drop: Literal["late", "never"] | DropFactor = "late"
     window_s: Positive = 60.0
+    bound: bool = True
     max_wait_slos: Positive = 100.0
 
     @model_validator(mode="after")
@@ -197,6 +199,10 @@ class Experiment(_Section):
             twice = {name for name in found if found.count(name) > 1}
             if twice:
                 raise ValueError(f"{kind} {sorted(twice)[0]!r} appears twice; give one another name")
+        taken = {"figures", "report.html", "summary.csv", "experiment.lock.yaml"}
+        for policy in self.policies:
+            if policy.label in taken:
+                raise ValueError(f"policy label {policy.label!r} is taken by the results; give it another")
         return self
 
     @property

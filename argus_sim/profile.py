@@ -59,6 +59,8 @@ class Latency:
     @classmethod
     def lognormal(cls, mean_s: float, std_s: float) -> Latency:
         """The latency whose percentiles are those of the lognormal with this mean and standard deviation."""
+        if not std_s:  # exp(log(mean)) may be off in the last digit
+            return cls(mean_s, std_s, mean_s, mean_s, mean_s)
         mu, sigma = _lognormal(mean_s, std_s)
         return cls(mean_s, std_s, math.exp(mu), math.exp(mu + _Z90 * sigma), math.exp(mu + _Z99 * sigma))
 

@@ -41,7 +41,7 @@ class PlanRecord:
 
 @dataclass(frozen=True, slots=True)
 class FaultRecord:
-    """A worker that went (``kind="lost"``), came back (``"joined"``) or slowed down (``"slow"``)."""
+    """A worker was ``"lost"`` or has ``"joined"`` again; became ``"slow"`` or is ``"normal"`` again."""
 
     at_s: float
     worker: int

@@ -32,7 +32,7 @@ import yaml
 from argus_sim import metrics, plots, report
 from argus_sim.errors import InputError
 from argus_sim.experiment import Experiment, PolicyConfig, TraceConfig, expand, is_lock
-from argus_sim.simulate import Scene, simulate
+from argus_sim.simulate import Scene, forget, hindsight, simulate
 from argus_sim.trace import Trace, find_trace
 
 LOCK = "experiment.lock.yaml"
@@ -102,6 +102,7 @@ def run_experiment(
     Raises:
         InputError: Something is wrong with the experiment or one of its inputs.
     """
+    _forget()
     scene = Scene.of(experiment)
     lock = make_lock(scene)
     for name, digest in (digests or {}).items():
@@ -252,19 +253,20 @@ def _end_at_interrupt() -> None:
 def run_one(experiment: Experiment, run: Run, out: Path) -> dict[str, Any]:
     """Simulate one run and write its folder: whole, or not at all. Returns its summary."""
     scene = _scene(experiment)
-    trace = _trace(experiment, run.trace, run.seed)
+    trace, bound = _stage(experiment, run.trace, run.seed)
     try:
         record = simulate(scene, run.policy, trace, run.seed)
     except InputError as error:
         where = f"{run.policy.label} on {run.trace.name}, seed {run.seed}"
         raise InputError(str(error), where=where) from None
-    summary = {
+    summary: dict[str, Any] = {
         "policy": run.policy.label,
         "trace": run.trace.name,
         "seed": run.seed,
         **metrics.summarise(record),
         "peak": metrics.peak(record),
     }
+    summary["share_of_bound"] = summary["quality_yield"] / bound if bound else math.nan
     folder = run.folder(out)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -287,16 +289,28 @@ def _scene(experiment: Experiment) -> Scene:
     return _scene_of(experiment.model_dump_json())
 
 
-_last_trace: dict[tuple[str, int, str], Trace] = {}
+_last_stage: dict[tuple[str, int, str], tuple[Trace, float]] = {}
 
 
-def _trace(experiment: Experiment, config: TraceConfig, seed: int) -> Trace:
-    """The trace of a run; the last one is kept, since the runs on it come one after the other."""
+def _stage(experiment: Experiment, config: TraceConfig, seed: int) -> tuple[Trace, float]:
+    """The trace of a run, and the quality yield that no policy can exceed on it (0 where it is not wanted).
+
+    The last one is kept, since the runs on a trace come one after the other.
+    """
     key = (config.name, seed, experiment.model_dump_json())
-    if key not in _last_trace:
-        _last_trace.clear()
-        _last_trace[key] = _scene(experiment).trace(config, seed)
-    return _last_trace[key]
+    if key not in _last_stage:
+        _last_stage.clear()
+        scene = _scene(experiment)
+        trace = scene.trace(config, seed)
+        _last_stage[key] = (trace, hindsight(scene, trace, seed).quality_yield if experiment.bound else 0.0)
+    return _last_stage[key]
+
+
+def _forget() -> None:
+    """Drop what is kept between runs: since the last experiment of this process, files may have changed."""
+    forget()
+    _scene_of.cache_clear()
+    _last_stage.clear()
 
 
 def _write_parquet(frame: pd.DataFrame, path: Path) -> None:

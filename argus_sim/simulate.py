@@ -12,9 +12,11 @@ import numpy as np
 
 from argus_sim.arrivals import generate
 from argus_sim.core import affinity
+from argus_sim.core.bound import Bound, least_work_s, quality_bound
 from argus_sim.core.catalog import Catalog
 from argus_sim.core.engine import Engine
 from argus_sim.domain import Outcome
+from argus_sim.errors import InputError
 from argus_sim.experiment import Experiment, PolicyConfig, TraceConfig, expand
 from argus_sim.importers import import_trace
 from argus_sim.policies import registry
@@ -76,6 +78,9 @@ class Scene:
         if config.scale_rate is not None:
             trace = trace.scale_rate(config.scale_rate, rng)
         if config.peak is not None:
+            if config.peak.window_s > trace.duration_s:
+                longer = f"window_s is {config.peak.window_s:g} s, the trace lasts {trace.duration_s:g} s"
+                raise InputError(longer, where=f"{where}: peak")
             factor = config.peak.of_capacity * self.capacity_per_s / trace.peak_per_s(config.peak.window_s)
             trace = trace.scale_time(1.0 / factor) if config.peak.by == "time" else trace.scale_rate(factor, rng)
         return trace
@@ -140,6 +145,25 @@ def simulate(
     return _record(scene, workload, host)
 
 
+def hindsight(scene: Scene, trace: Trace, seed: int) -> Bound:
+    """What no policy can exceed in :func:`simulate` with the same trace and seed."""
+    cluster = scene.experiment.cluster
+    workload = Workload.of(trace, scene.profile, scene.slo_s, stream(seed, "prompts"))
+    service = ServiceTimes.of(scene.profile, len(trace), stream(seed, "service"))
+    # A worker that is sped up for a while may do everything at that speed.
+    fastest = min([1.0, *(f.factor for f in cluster.faults if isinstance(f, faults.Slowdown))])
+    work_s = least_work_s(service.times_s, (scene.slo_s - cluster.dispatch_s) / fastest) * fastest
+    return quality_bound(
+        workload.arrival_s + cluster.dispatch_s,
+        workload.deadline_s,
+        workload.prompt,
+        scene.profile.relative_quality(),
+        work_s,
+        cluster.workers,
+        draw=np.array(service.draw, dtype=np.int64),
+    )
+
+
 def _record(scene: Scene, workload: Workload, host: SimulatedCluster) -> RunRecord:
     """Put the columns together and look up what no policy may: the quality of what was served."""
     engine, profile = host.engine, scene.profile
@@ -166,13 +190,19 @@ def _record(scene: Scene, workload: Workload, host: SimulatedCluster) -> RunReco
         workers=len(engine.workers),
         busy_s=busy_s,
         loads=host.loads,
-        plans=engine.plans,
+        plans=engine.floor.plans,
         faults=host.faults,
         **columns,
     )
 
 
 # -- made once per process ---------------------------------------------------------------------------------
+
+
+def forget() -> None:
+    """Read profiles anew from now on: their files may have changed."""
+    _load_profile.cache_clear()
+    _import_profile.cache_clear()
 
 
 def _profile(experiment: Experiment) -> Profile:

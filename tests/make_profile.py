@@ -83,14 +83,14 @@ def make_profile(
         base=names[0],
         metric="score",
         service_distribution=distribution,
-        provenance={table: synthetic for table in tables},
+        provenance=dict.fromkeys(tables, synthetic),
     )
     return Profile.from_tables(manifest, tables)
 
 
 def ladder(models: Sequence[str] = ("big", "small"), batches: Sequence[int] = (1, 2)) -> Profile:
     """Two models and an AC ladder of three on the first; batching gains 1.5."""
-    cells = {"big": 4.0, "big/ac-10": 3.2, "big/ac-25": 2.0} | {m: 1.0 for m in models[1:]}
+    cells = {"big": 4.0, "big/ac-10": 3.2, "big/ac-25": 2.0} | dict.fromkeys(models[1:], 1.0)
     return make_profile(
         {n: {b: s if b == 1 else s * b / 1.5 for b in batches} for n, s in cells.items()}, spread=0.05
     )

@@ -101,6 +101,14 @@ EXPERIMENTS: dict[str, tuple[Callable[[dict[str, Any]], object], tuple[str, ...]
         lambda e: e.update(policies=["argus", {"name": "argus", "params": {"tolerance": 0.2}}]),
         ("small.yaml: ", "policy label 'argus' appears twice"),
     ),
+    "a label that results have themselves": (
+        lambda e: e.update(policies=[{"name": "argus", "label": "figures"}]),
+        ("small.yaml: ", "policy label 'figures' is taken"),
+    ),
+    "a peak over more than the trace": (
+        lambda e: e["traces"][0].update(peak={"of_capacity": 1, "window_s": 300}),
+        ("trace 'rush': peak: ", "window_s is 300 s", "lasts 60 s"),
+    ),
     "a name that is no folder": (lambda e: e.update(name="../up"), ("small.yaml: name: ", "found '../up'")),
     "unknown policy": (
         lambda e: e.update(policies=["agrus"]),

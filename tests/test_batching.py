@@ -16,6 +16,7 @@ from tests.make_profile import make_profile
 #: Batches of 1, 2 and 4 take 4, 6 and 10 s; in the variant ``noisy`` the 99th percentile is longer than the mean.
 CELLS = {1: 4.0, 2: 6.0, 4: 10.0}
 CATALOG = Catalog.of(make_profile({"big": CELLS}))
+GAPS = Catalog.of(make_profile({"big": {1: 4.0, 4: 10.0}}))
 NOISY = Catalog.of(make_profile({"noisy": CELLS}, std_s=0.25))
 
 
@@ -71,6 +72,11 @@ def test_one_in_the_middle_makes_the_batch_smaller() -> None:
     assert take([200.0, 200.0, 200.0, 105.0], 4) == ([0, 1], [], [2, 3])
 
 
+def test_those_who_do_not_fill_a_batch_go_back_in_order() -> None:
+    assert take([200.0, 200.0, 200.0, 105.0], 4, catalog=GAPS) == ([0], [], [1, 2, 3])
+    assert take([200.0, 200.0, 90.0, 200.0, 90.0], 4, catalog=GAPS) == ([0], [2, 4], [1, 3])
+
+
 def test_a_hopeless_head_does_not_make_the_batch_smaller() -> None:
     """No batch is small enough for it, so it is no reason to run the others one by one."""
     assert take([90.0, 200.0, 200.0, 200.0], 4) == ([1, 2], [0], [3])
@@ -112,11 +118,11 @@ SLACK = st.sampled_from([-1.0, 0.0, 3.9, 4.0, 5.9, 6.0, 9.9, 10.0, 12.0, 50.0])
 @given(
     slack_s=st.lists(SLACK, min_size=1, max_size=9),
     size=st.sampled_from([1, 2, 4]),
-    catalog=st.sampled_from([CATALOG, NOISY]),
+    catalog=st.sampled_from([CATALOG, GAPS, NOISY]),
 )
 def test_late_in_general(slack_s: list[float], size: int, catalog: Catalog) -> None:
-    if size > len(slack_s):
-        size = catalog.fit[0][len(slack_s)]
+    if size > len(slack_s) or size not in catalog.batch_sizes[0]:
+        size = catalog.fit[0][min(size, len(slack_s))]
     now, sizes = 100.0, catalog.batch_sizes[0]
     deadline_s = [now + s for s in slack_s]
     taken, dropped, left = take(deadline_s, size, now=now, catalog=catalog)

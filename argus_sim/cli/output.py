@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -45,7 +44,7 @@ def show(*parts: RenderableType) -> None:
 
     # Where nobody watches, a table is as wide as it needs to be: a pipe has no edge to wrap at.
     console = Console(highlight=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
+    if not console.is_terminal:
         console.width = 200
     for part in parts:
         console.print(part)
@@ -80,7 +79,8 @@ def grid(headings: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for index, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if index < left else "right")
+        text = index < left
+        table.add_column(heading, justify="left" if text else "right", no_wrap=text)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     return table

@@ -151,7 +151,10 @@ def _variants(profile: Profile) -> list[dict[str, Any]]:
 )
 def import_(
     format: Annotated[
-        str, typer.Argument(metavar="FORMAT", help="genai-bench.", autocompletion=output.complete_profile_formats)
+        str,
+        typer.Argument(
+            metavar="FORMAT", help="A public format: genai-bench.", autocompletion=output.complete_profile_formats
+        ),
     ],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The data set.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the new profile.")],

@@ -46,14 +46,12 @@ class BatchFormer:
         self._catalog = catalog
         self._drop = drop
         self._margin_s = catalog.p99_s if rule.kind == "late" else tuple((0.0,) * len(b) for b in catalog.p99_s)
+        #: By when a request must have finished (late) or started (factor); None where it does not matter.
+        self._limit_s: Callable[[int], float] | None = None
         if rule.kind == "late":
-            self._limit_s: array[float] | None = deadline_s
+            self._limit_s = deadline_s.__getitem__
         elif rule.kind == "factor":
-            self._limit_s = array(
-                "d", [a + rule.factor * (d - a) for a, d in zip(arrival_s, deadline_s, strict=True)]
-            )
-        else:
-            self._limit_s = None
+            self._limit_s = lambda row: arrival_s[row] + rule.factor * (deadline_s[row] - arrival_s[row])
 
     def take(self, now: float, queue: deque[int], variant: VariantId, size: int) -> list[int]:
         """Remove up to ``size`` requests that can run together now, oldest first, dropping those that cannot.
@@ -68,7 +66,7 @@ class BatchFormer:
             latest_s = now + margin_s[1]
             while queue:
                 row = queue.popleft()
-                if latest_s <= limit_s[row]:
+                if latest_s <= limit_s(row):
                     return [row]
                 self._drop(row)
             return []
@@ -80,7 +78,7 @@ class BatchFormer:
         queue: deque[int],
         variant: VariantId,
         size: int,
-        limit_s: array[float],
+        limit_s: Callable[[int], float],
         margin_s: tuple[float, ...],
     ) -> list[int]:
         fit, full = self._catalog.fit[variant], self._catalog.max_batch[variant]
@@ -88,9 +86,9 @@ class BatchFormer:
         rows: list[int] = []
         while queue and len(rows) < size:
             row = queue[0]
-            if now + margin_s[size] <= limit_s[row]:
+            if now + margin_s[size] <= limit_s(row):
                 rows.append(queue.popleft())
-            elif overloaded or now + margin_s[1] > limit_s[row]:
+            elif overloaded or now + margin_s[1] > limit_s(row):
                 self._drop(queue.popleft())
             else:
                 size = fit[size - 1]

@@ -12,7 +12,7 @@ from argus_sim.core.forecast import Demand, EwmaForecast, Forecast
 from argus_sim.core.solvers import Allocation, allocate
 from argus_sim.core.view import ClusterView
 from argus_sim.domain import VariantId
-from argus_sim.policies.base import Params, Plan, Policy, Serves, Setup, keep_or_move
+from argus_sim.policies.base import Params, Plan, Policy, Route, Serves, Setup, keep_or_move
 
 #: Demand is rounded up to this part of the cluster's capacity. It costs less than the forecast is uncertain,
 #: and makes the same problems come up again, which the solver remembers.
@@ -51,6 +51,7 @@ class Allocating(Policy):
         self._quality = tuple(float(catalog.quality[v]) for v in ladder)
         self._throughput = tuple(catalog.throughput_per_s(v, limit_s=limit_s) for v in ladder)
         self._draws = Uniforms(setup.rng)
+        self._missed = Route(catalog.base, "cache miss: served in full")
         #: The last plan and what it was made from: the same counts need no other placement.
         self._last: tuple[tuple[tuple[int, ...], int], Plan] | None = None
 

@@ -73,7 +73,6 @@ class Argus(Allocating):
         self._shares: npt.NDArray[np.float64] | None = None
         self._sure: list[Route | None] = [None] * levels
         self._upto: list[list[float]] = []
-        self._missed = Route(setup.catalog.base, "cache miss: served in full")
 
     def histogram(self, view: ClusterView) -> Row:
         """Share of each affinity among the recent prompts, to a hundredth; no level has a share of exactly 0."""

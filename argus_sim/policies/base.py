@@ -26,8 +26,9 @@ class Route(NamedTuple):
     reason: str
 
 
-class Refuse(NamedTuple):
-    """Do not serve the request."""
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Do not serve the request. (No tuple: one with the same words as an ``AskCache`` would equal it.)"""
 
     reason: str
 

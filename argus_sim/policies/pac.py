@@ -40,7 +40,6 @@ class Pac(Allocating):
         super().__init__(setup, params, ladder, limit_s=setup.slo_s)
         self._routes = [Route(v, f"level {j} by its share") for j, v in enumerate(ladder)]
         self._upto: list[float] = []
-        self._missed = Route(setup.catalog.base, "cache miss: served in full")
 
     def aim(self, allocation: Allocation, view: ClusterView) -> None:
         self._upto = np.cumsum(allocation.share)[:-1].tolist()

@@ -55,6 +55,8 @@ class Proteus(Allocating):
         self._upto = np.cumsum(allocation.share)[:-1].tolist()
 
     def route(self, request: Request, view: ClusterView) -> Decision:
+        if request.hit is not None:  # on a ladder that needs the cache
+            return self._missed
         return self._routes[bisect_right(self._upto, self._draws[request.row])]
 
     def batch(self, queue: Sequence[int], variant: VariantId, worker: int, view: ClusterView) -> int | Wait:

@@ -49,6 +49,9 @@ class Static(Policy):
         self._routes = [Route(s[0], "placed") for s in self._placement]
         self._only = self._routes[0] if len(self._routes) == 1 else None
         self._full = Refuse("queue full")
+        self._missed: Decision = Refuse("cache miss, and no worker serves in full")
+        if (catalog.base,) in self._placement:
+            self._missed = Route(catalog.base, "cache miss: served in full")
         self._limit: int | None = params.queue_limit
 
     @property
@@ -65,6 +68,8 @@ class Static(Policy):
         return keep_or_move(wanted, view, self.setup.catalog, "configured")
 
     def route(self, request: Request, view: ClusterView) -> Decision:
+        if request.hit is not None:
+            return self._missed
         best, least = None, float("inf")
         for route in self._routes:
             variant = route.variant

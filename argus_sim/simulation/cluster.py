@@ -7,6 +7,7 @@ drawn from the profile, a model is in place after a load time, the cache answers
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
@@ -69,7 +70,10 @@ class SimulatedCluster:
         #: Per worker: the event that ends what it is doing, the load under way, and how slow it is if it is.
         self._ends = [Tick(engine.batch_done, worker) for worker in range(workers)]
         self._slowdown: dict[int, float] = {}
+        self._slow_by: dict[int, list[float]] = {}
         self._loading: list[int | None] = [None] * workers
+        #: Per worker: how many faults keep it down.
+        self._outages = [0] * workers
         self.env.stream(arrival_s, engine.arrive, self._carry_out)
         if engine.policy.tick_s is not None:
             self.env.process(self._control(engine.policy.tick_s))
@@ -94,10 +98,13 @@ class SimulatedCluster:
         engine = self.engine
         return engine.arrived == self._arrivals and engine.is_idle()
 
-    # -- what a fault may do -------------------------------------------------------------------------------
+    # -- what a fault may do; after the last request it is not part of the run any more ------------------------
 
     def lose(self, worker: int) -> None:
         """The worker fails, with whatever it was doing."""
+        self._outages[worker] += 1
+        if self._outages[worker] > 1 or self.finished:
+            return
         now = self.env.now
         self._ends[worker].cancel()
         self._ends[worker] = Tick(self.engine.batch_done, worker)
@@ -111,17 +118,32 @@ class SimulatedCluster:
         self._carry_out(now, self.engine.worker_lost(now, worker))
 
     def restore(self, worker: int) -> None:
-        """The worker is back, empty."""
+        """A fault is over; if no other keeps the worker down, it is back, empty."""
+        self._outages[worker] -= 1
+        if self._outages[worker] or self.finished:
+            return
         now = self.env.now
         self.faults.append(FaultRecord(now, worker, "joined"))
         self._carry_out(now, self.engine.worker_joined(now, worker))
 
     def slow_down(self, worker: int, factor: float) -> None:
-        """From its next batch on the worker takes ``factor`` times as long."""
-        self.faults.append(FaultRecord(self.env.now, worker, "slow" if factor != 1.0 else "normal"))
-        self._slowdown[worker] = factor
-        if factor == 1.0:
+        """From its next batch on the worker takes ``factor`` times as long, on top of what slows it already."""
+        if not self.finished:
+            self._slow_by.setdefault(worker, []).append(factor)
+            self._set_speed(worker)
+
+    def speed_up(self, worker: int, factor: float) -> None:
+        """End a slowdown by this factor."""
+        if not self.finished:
+            self._slow_by[worker].remove(factor)
+            self._set_speed(worker)
+
+    def _set_speed(self, worker: int) -> None:
+        factors = self._slow_by[worker]
+        self._slowdown[worker] = math.prod(factors)
+        if not factors:
             del self._slowdown[worker]
+        self.faults.append(FaultRecord(self.env.now, worker, "slow" if factors else "normal"))
 
     # -- events --------------------------------------------------------------------------------------------
 

@@ -62,6 +62,8 @@ class Host(Protocol):
 
     def slow_down(self, worker: int, factor: float) -> None: ...
 
+    def speed_up(self, worker: int, factor: float) -> None: ...
+
 
 def start(fault: Crash | RandomCrashes | Slowdown, host: Host, workers: int, rng: np.random.Generator) -> None:
     """Put a fault's processes into the host's environment."""
@@ -102,4 +104,4 @@ def _slow(fault: Slowdown, host: Host, workers: list[int]) -> Generator[Any, Any
         host.slow_down(worker, fault.factor)
     yield host.env.timeout(fault.for_s)
     for worker in workers:
-        host.slow_down(worker, 1.0)
+        host.speed_up(worker, fault.factor)

@@ -65,6 +65,16 @@ def test_starts_and_finishes(servers: int, utilisation: float, arrivals: str, se
     assert (columns["batch_size"] == 1).all()
 
 
+def test_a_long_trace() -> None:
+    """Longer than the environment takes arrivals at a time."""
+    rng = np.random.default_rng(2)
+    arrival_s, service_s = np.cumsum(rng.exponential(0.3, 50_000)), rng.exponential(1.0, 50_000)
+    start_s, finish_s = kiefer_wolfowitz(arrival_s, service_s, 4)
+    columns = run_queue(PROFILE, arrival_s, service_s, 4).columns
+    np.testing.assert_allclose(columns["start_s"], start_s, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(columns["finish_s"], finish_s, rtol=0, atol=1e-9)
+
+
 def test_no_server_runs_two_at_once() -> None:
     """And each of them is used."""
     rng = np.random.default_rng(0)

@@ -1,0 +1,242 @@
+"""The shop floor: which worker serves what, and who runs which batch next."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from argus_sim.core.batching import BatchFormer
+from argus_sim.core.catalog import Catalog
+from argus_sim.core.commands import Command, LoadModel, WakeUp
+from argus_sim.core.view import ClusterView
+from argus_sim.core.workers import Pool, Worker
+from argus_sim.domain import VariantId, WorkerStatus
+from argus_sim.errors import InputError
+from argus_sim.policies.base import Plan, Policy, Serves, Wait
+from argus_sim.record import PlanRecord
+
+NOTHING: Sequence[Command] = ()
+
+
+class PolicyError(InputError):
+    """A policy answered something that cannot be done; says which policy and what."""
+
+
+class Floor:
+    """Workers, their pools, and the queues that they take from.
+
+    Args:
+        catalog: What variants there are and how long they take.
+        policy: Asked for batch sizes, where it has an opinion.
+        workers: How many workers there are, all up and empty.
+        former: Forms batches, dropping what is late.
+        rejects: Where ``former`` leaves its commands.
+        never_drops: True when nothing is ever dropped, so that a batch of one needs no forming.
+        look: Brings the view up to date and returns it.
+    """
+
+    __slots__ = (
+        "_batch",
+        "_catalog",
+        "_former",
+        "_look",
+        "_never_drops",
+        "_policy",
+        "_pools",
+        "_rejects",
+        "in_force",
+        "plans",
+        "pools_of",
+        "queues",
+        "workers",
+    )
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        policy: Policy,
+        workers: int,
+        former: BatchFormer,
+        rejects: list[Command],
+        *,
+        never_drops: bool,
+        look: Callable[[float], ClusterView],
+    ) -> None:
+        self._catalog = catalog
+        self._policy = policy
+        self._batch = policy.batch if type(policy).batch is not Policy.batch else None
+        self._former = former
+        self._rejects = rejects
+        self._never_drops = never_drops
+        self._look = look
+        variants = len(catalog.variants)
+        self.workers = [Worker(index) for index in range(workers)]
+        self.queues: list[deque[int]] = [deque() for _ in range(variants)]
+        self.pools_of: list[tuple[Pool, ...]] = [()] * variants
+        self._pools: dict[Serves, Pool] = {}
+        #: The last plan applied; None when a worker has come or gone since.
+        self.in_force: Plan | None = None
+        self.plans: list[PlanRecord] = []
+
+    def is_idle(self) -> bool:
+        """True when nothing waits or runs."""
+        return not (any(self.queues) or any(worker.batch.rows for worker in self.workers))
+
+    # -- batches -------------------------------------------------------------------------------------------
+
+    def fill(self, now: float, pool: Pool) -> Sequence[Command]:
+        """Give work to the idle workers of a pool, as far as there is any."""
+        commands: list[Command] = []
+        idle = pool.idle
+        while idle:
+            variant, queue = pool.variant, pool.queue
+            if queue is None:
+                variant = self._oldest(pool.serves)
+                queue = self.queues[variant]
+            if not queue:
+                break
+            if self._batch is None:
+                fit = self._catalog.fit[variant]
+                size = fit[len(queue)] if len(queue) < len(fit) else fit[-1]
+            else:
+                size = self._ask_batch(now, pool, queue, variant, commands)
+                if not size:
+                    break
+            if size == 1 and self._never_drops:
+                rows = [queue.popleft()]
+            else:
+                rows = self._former.take(now, queue, variant, size)
+                if self._rejects:
+                    commands += self._rejects
+                    self._rejects.clear()
+                if not rows:
+                    continue
+            worker = idle.pop()
+            batch = worker.batch
+            batch.variant = variant
+            batch.rows = rows
+            worker.started_s = now
+            if not commands and not (idle and queue):
+                return worker.start
+            commands.append(batch)
+        return commands
+
+    def _ask_batch(
+        self,
+        now: float,
+        pool: Pool,
+        queue: deque[int],
+        variant: VariantId,
+        commands: list[Command],
+    ) -> int:
+        """The policy's batch size, or 0 when it would rather wait (the host is then asked to wake us)."""
+        assert self._batch is not None
+        answer = self._batch(queue, variant, pool.idle[-1].index, self._look(now))
+        if isinstance(answer, Wait):
+            if not now < answer.until_s < float("inf"):
+                raise PolicyError(
+                    f"policy {self._policy.name!r} wants to wait until {answer.until_s}; allowed are times after "
+                    f"{now}"
+                )
+            if not now < pool.wake_s <= answer.until_s:
+                pool.wake_s = answer.until_s
+                commands.append(WakeUp(answer.until_s))
+            return 0
+        if not (0 < answer <= len(queue) and answer in self._catalog.batch_sizes[variant]):
+            sizes = ", ".join(map(str, self._catalog.batch_sizes[variant]))
+            raise PolicyError(
+                f"policy {self._policy.name!r} asked for a batch of {answer} of "
+                f"{self._catalog.variants[variant].name!r} with {len(queue)} waiting; profile "
+                f"{self._catalog.name!r} has batch sizes {sizes}"
+            )
+        return answer
+
+    def _oldest(self, serves: Serves) -> VariantId:
+        """The variant whose head has waited longest; any of them when nothing waits."""
+        oldest, head = serves[0], -1
+        for variant in serves:
+            queue = self.queues[variant]
+            if queue and (head < 0 or queue[0] < head):
+                oldest, head = variant, queue[0]
+        return oldest
+
+    def wake(self, now: float) -> Sequence[Command]:
+        """Look at all idle workers again: a batch that was left to fill up may have to go."""
+        commands: list[Command] = []
+        for pool in list(self._pools.values()):
+            if pool.idle:
+                commands += self.fill(now, pool)
+        return commands
+
+    # -- placement -----------------------------------------------------------------------------------------
+
+    def leave(self, worker: Worker) -> None:
+        """Take a worker out of its pool; a running batch goes on."""
+        pool, worker.pool = worker.pool, None
+        if pool is not None and not worker.batch.rows:
+            pool.idle.remove(worker)
+
+    def settle(self, now: float, worker: Worker) -> Sequence[Command]:
+        """A free worker outside any pool joins the one it is meant for, loading its model first if need be."""
+        needed = self._catalog.model[worker.serves[0]]
+        if worker.model != needed:
+            worker.loading = True
+            worker.model = needed
+            return [LoadModel(worker.index, needed)]
+        pool = worker.pool = self._pools[worker.serves]
+        pool.idle.append(worker)
+        return self.fill(now, pool)
+
+    def validate(self, plan: Plan) -> None:
+        """Raises :class:`PolicyError` when a plan cannot be carried out."""
+        who = f"policy {self._policy.name!r} planned"
+        if len(plan.serves) != len(self.workers):
+            raise PolicyError(f"{who} for {len(plan.serves)} workers; there are {len(self.workers)}")
+        for serves in set(plan.serves):
+            if not serves or len({self._catalog.model[v] for v in serves}) != 1:
+                names = [self._catalog.variants[v].name for v in serves]
+                raise PolicyError(f"{who} a worker for {names}; allowed are variants of one model, at least one")
+
+    def apply(self, now: float, plan: Plan) -> tuple[list[Command], list[int]]:
+        """Change what workers serve. Idle ones change at once, busy and loading ones when they are done.
+
+        Returns the commands, and the requests whose queue nobody serves any more, which need a new place.
+        """
+        self.in_force = plan
+        moved = []
+        for worker, serves in zip(self.workers, plan.serves, strict=True):
+            if serves != worker.serves or worker.pool is None:
+                self.leave(worker)
+                worker.serves = serves
+                moved.append(worker)
+        self.index_pools()
+        self._record(now, plan)
+        commands: list[Command] = []
+        for worker in moved:
+            if worker.status is WorkerStatus.IDLE:
+                commands += self.settle(now, worker)
+        orphans: list[int] = []
+        for queue, pools in zip(self.queues, self.pools_of, strict=True):
+            if queue and not pools:
+                orphans += queue
+                queue.clear()
+        return commands, orphans
+
+    def index_pools(self) -> None:
+        """Bring the pools in line with what the workers that are up are to serve."""
+        wanted = {worker.serves for worker in self.workers if not worker.down}
+        self._pools = {serves: self._pools.get(serves) or Pool(serves, self.queues) for serves in sorted(wanted)}
+        self.pools_of[:] = [
+            tuple(pool for serves, pool in self._pools.items() if variant in serves)
+            for variant in range(len(self._catalog.variants))
+        ]
+
+    def _record(self, now: float, plan: Plan) -> None:
+        """Keep what changed for the report: repeating the same placement is not an event."""
+        counts: dict[str, int] = {}
+        for worker in self.workers:
+            if not worker.down:
+                name = "+".join(self._catalog.variants[v].name for v in worker.serves)
+                counts[name] = counts.get(name, 0) + 1
+        if not self.plans or self.plans[-1].workers != counts:
+            self.plans.append(PlanRecord(now, plan.reason, counts))

@@ -1,0 +1,140 @@
+"""What the YAML of an experiment means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from argus_sim.core.batching import DropRule
+from argus_sim.errors import InputError
+from argus_sim.experiment import Experiment, ProfileConfig, expand, is_lock
+from argus_sim.simulation.faults import Crash
+from tests.make_experiment import content, write_experiment
+
+SHIPPED = sorted((Path(__file__).parent.parent / "experiments").glob("*.yaml"))
+
+
+def check(**changes: object) -> Experiment:
+    return Experiment.check(content() | changes, where="test")
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_experiments_are_sound_and_named_after_their_file(path: Path) -> None:
+    experiment = Experiment.load(path)
+    assert experiment.name == path.stem
+    assert experiment.description
+
+
+def test_defaults() -> None:
+    experiment = check()
+    assert experiment.slo.multiplier == 3.0
+    assert experiment.slo.seconds is None
+    assert experiment.drop_rule == DropRule("late")
+    assert experiment.cluster.staleness_s == 0.0
+    assert list(experiment.seeds) == [3, 4]
+
+
+def test_a_bare_name_is_a_trace_or_a_policy() -> None:
+    experiment = check(traces=["bursty"], policies=["argus"])
+    (trace,) = experiment.traces
+    assert (trace.name, trace.file) == ("bursty", "bursty")
+    (policy,) = experiment.policies
+    assert (policy.name, policy.label, policy.params) == ("argus", "argus", {})
+
+
+def test_a_policy_of_a_module_is_labelled_by_its_class() -> None:
+    (policy,) = check(policies=["argus_sim.policies.argus:Argus"]).policies
+    assert policy.label == "Argus"
+
+
+def test_a_policy_runs_twice_under_two_labels() -> None:
+    twice = [{"name": "argus", "label": f"argus-{t}", "params": {"tolerance": t}} for t in (0.1, 0.2)]
+    assert [policy.label for policy in check(policies=twice).policies] == ["argus-0.1", "argus-0.2"]
+
+
+@pytest.mark.parametrize(
+    ("drop", "rule"),
+    [("late", DropRule("late")), ("never", DropRule("never")), ({"factor": 2.0}, DropRule("factor", 2.0))],
+)
+def test_drop_rules(drop: object, rule: DropRule) -> None:
+    assert check(drop=drop).drop_rule == rule
+
+
+def test_faults() -> None:
+    cluster = {"workers": 2, "faults": [{"kind": "crash", "at_s": 5, "for_s": 9, "workers": [1]}]}
+    assert check(cluster=cluster).cluster.faults == (Crash(kind="crash", at_s=5, for_s=9, workers=(1,)),)
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    traces = [
+        {"name": "near", "file": "near.csv"},
+        {"name": "shipped", "file": "bursty"},
+        {"name": "public", "file": "public", "format": "csv"},
+        {"name": "absolute", "file": "/data/t.csv"},
+        {"name": "variable", "file": "${SOMEWHERE}/t.csv"},
+    ]
+    experiment = Experiment.load(write_experiment(tmp_path, content() | {"traces": traces}))
+    assert experiment.profile == str(tmp_path / "profile")
+    assert [trace.file for trace in experiment.traces] == [
+        str(tmp_path / "near.csv"),
+        "bursty",
+        str(tmp_path / "public"),
+        "/data/t.csv",
+        "${SOMEWHERE}/t.csv",
+    ]
+    profile = {"format": "genai-bench", "file": "ratings.csv"}
+    experiment = Experiment.load(write_experiment(tmp_path, content() | {"profile": profile}))
+    assert isinstance(experiment.profile, ProfileConfig)
+    assert experiment.profile.file == str(tmp_path / "ratings.csv")
+
+
+def test_variables_are_replaced_when_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOMEWHERE", "/data")
+    assert expand("${SOMEWHERE}/t.csv", where="here") == Path("/data/t.csv")
+    monkeypatch.delenv("SOMEWHERE")
+    with pytest.raises(InputError, match=r"here: .*SOMEWHERE, which is not set"):
+        expand("${SOMEWHERE}/t.csv", where="here")
+
+
+def test_settings_reach_everything(tmp_path: Path) -> None:
+    path = write_experiment(tmp_path, content() | {"traces": ["bursty"]})
+    experiment = Experiment.load(
+        path,
+        [
+            "cluster.workers=5",
+            "cluster.cache.latency_s=0.2",
+            "slo.seconds=7.5",
+            "drop={factor: 3}",
+            "traces.0.peak.of_capacity=1.5",
+            "policies.1.params.tolerance=0.2",
+            "policies.1.label=lax",
+        ],
+    )
+    assert experiment.cluster.workers == 5
+    assert experiment.cluster.cache.latency_s == 0.2
+    assert experiment.slo.seconds == 7.5
+    assert experiment.drop_rule == DropRule("factor", 3.0)
+    (trace,) = experiment.traces
+    assert trace.peak is not None
+    assert (trace.name, trace.file, trace.peak.of_capacity) == ("bursty", "bursty", 1.5)
+    assert experiment.policies[1].params == {"tolerance": 0.2}
+    assert experiment.policies[1].label == "lax"
+
+
+def test_a_setting_may_replace_an_item(tmp_path: Path) -> None:
+    experiment = Experiment.load(write_experiment(tmp_path), ["policies.0=pac", "policies.1={name: argus}"])
+    assert [policy.name for policy in experiment.policies] == ["pac", "argus"]
+
+
+def test_what_a_lock_file_says_is_the_same_experiment(tmp_path: Path) -> None:
+    experiment = Experiment.load(write_experiment(tmp_path))
+    lock = {"experiment": experiment.model_dump(mode="json"), "inputs": {}, "versions": {}}
+    (tmp_path / "elsewhere").mkdir()
+    path = tmp_path / "elsewhere" / "experiment.lock.yaml"
+    path.write_text(yaml.safe_dump(lock))
+    assert is_lock(lock)
+    assert not is_lock(content())
+    assert Experiment.load(path) == experiment
+    assert Experiment.load(path, ["cluster.workers=7"]).cluster.workers == 7

@@ -1,0 +1,134 @@
+"""What the README and its companions say is so."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import typer
+import yaml
+
+from argus_sim.cli import app, main
+from argus_sim.experiment import Experiment, Peak, PolicyConfig, TraceConfig
+from argus_sim.policies.registry import find
+from tests.make_experiment import write_experiment
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+EXPERIMENTS = (ROOT / "experiments" / "README.md").read_text("utf-8")
+PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "experiments/README.md", "traces/README.md")]
+
+
+def block(text: str, language: str) -> str:
+    """The only block of code in a language."""
+    (code,) = re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return str(code)
+
+
+def test_the_policy_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "step_down.py").write_text(block(README, "python"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (typed,) = re.findall(r"PYTHONPATH=\. argus-sim (run .*)", README)
+    policies = next(word for word in shlex.split(typed) if word.startswith("policies="))
+    out = tmp_path / "out"
+    arguments = [
+        "--set",
+        policies,
+        "--set",
+        "traces.0.generate.rate_per_min=90",
+        "--jobs",
+        "1",
+        "--out",
+        str(out),
+    ]
+    assert main(["run", str(write_experiment(tmp_path)), *arguments, "--quiet"]) == 0
+    assert set(pd.read_csv(out / "summary.csv")["policy"]) == {"argus", "StepDown"}
+    outcomes = pd.read_parquet(out / "StepDown" / "rush" / "3" / "outcomes.parquet")
+    used = set(outcomes["variant"].dropna())
+    assert {"big", "big/ac-25"} <= used
+    assert "small" not in used
+    assert find("step_down:StepDown").name == "step-down"
+
+
+def test_the_table_is_that_of_fig7() -> None:
+    (table,) = re.findall(r"<!-- fig7 table -->\n(.*?)<!-- end of fig7 table -->", README, re.DOTALL)
+    experiment = Experiment.load(ROOT / "experiments" / "fig7.yaml")
+    rows = [
+        line.split("|")[1].strip() for line in table.splitlines() if line.startswith("|") and "---" not in line
+    ]
+    traces, policies = [t.name for t in experiment.traces], [p.label for p in experiment.policies]
+    assert [row for row in rows if row in traces] == traces
+    assert sorted(row for row in rows if row not in traces) == sorted(policies * len(traces))
+
+
+def test_the_picture_is_small() -> None:
+    (path,) = re.findall(r"!\[.*?\]\((.*?)\)", README)
+    assert (ROOT / path).stat().st_size < 200_000
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\((?!http)(.*?)\)", page.read_text("utf-8")):
+        assert (page.parent / link.partition("#")[0]).exists(), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_commands_and_flags_exist(page: Path) -> None:
+    text = page.read_text("utf-8")
+    typed = re.findall(r"^    (?:\w+=\S+ )?argus-sim ([^\n#]*)", text, re.MULTILINE)
+    for line in typed + re.findall(r"`argus-sim ([^`]*)`", text):
+        command: Any = typer.main.get_command(app)
+        words = line.split()
+        while words and words[0] in getattr(command, "commands", {}):
+            command = command.commands[words.pop(0)]
+        assert not (hasattr(command, "commands") and words and words[0][0].isalpha()), f"argus-sim {line}"
+        flags = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+        unknown = set(re.findall(r"(?<!\S)\[?(--[a-z-]+)", line)) - flags
+        assert not unknown, f"argus-sim {line}"
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^    make (\w+)|`make (\w+)", text, re.MULTILINE):
+        assert re.search(rf"^{''.join(target)}:", makefile, re.MULTILINE)
+
+
+def test_the_explained_experiment_has_every_key_and_the_defaults() -> None:
+    text = block(EXPERIMENTS, "yaml")
+    data = yaml.safe_load(text)
+    explained = Experiment.check(data, where="README").model_dump()
+    plain = Experiment.check(
+        {key: data[key] for key in ("name", "profile", "traces", "policies")}, where="x"
+    ).model_dump()
+    assert explained == plain
+    traces = [trace for trace in data["traces"] if isinstance(trace, dict)]
+    policies = [policy for policy in data["policies"] if isinstance(policy, dict)]
+    assert set(data) == set(Experiment.model_fields)
+    assert {key for trace in traces for key in trace} == set(TraceConfig.model_fields)
+    assert {key for policy in policies for key in policy} == set(PolicyConfig.model_fields)
+    assert {key for trace in traces for key in trace.get("peak", ())} == set(Peak.model_fields)
+    for section in ("cluster", "slo"):
+        assert set(plain[section]) <= set(data[section]) | {"seconds"}
+    assert set(plain["cluster"]["cache"]) == set(data["cluster"]["cache"])
+
+
+@pytest.mark.data
+def test_real_data_to_the_same_report(data: Path, tmp_path: Path) -> None:
+    """``experiments/real.yaml`` in small: an hour of each trace, one seed, the policies that differ most."""
+    out = tmp_path / "real"
+    clips = [
+        ["--set", f"traces.{i}.clip_s=[{start}, {start + 3600}]"] for i, start in ((1, 36_000), (3, 864_000))
+    ]
+    less = [word for clip in clips for word in clip] + ["--set", "policies=[clipper-ha, argus]", "--seeds", "1"]
+    path = ROOT / "experiments" / "real.yaml"
+    assert main(["run", str(path), *less, "--out", str(out), "--jobs", "1", "--quiet"]) == 0
+    experiment = Experiment.load(path)
+    summary = pd.read_csv(out / "summary.csv")
+    assert list(summary["trace"].unique()) == [trace.name for trace in experiment.traces]
+    assert summary["relative_quality"].between(0.5, 1).all()
+    assert (summary["arrived"] > 100).all()
+    assert (out / "report.html").is_file()
+    peak = json.loads((out / "argus" / "gateway-day" / "1" / "summary.json").read_text())["peak"]
+    assert peak["offered_per_min"] > 60

@@ -1,0 +1,259 @@
+"""The same lock file gives the same bytes: again, in parallel, and after a run that was cut off."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from argus_sim import metrics, runner
+from argus_sim.errors import InputError
+from argus_sim.experiment import Experiment
+from argus_sim.metrics import METRICS
+from argus_sim.runner import LOCK, Run, make_lock, read_lock, run_experiment, runs_of
+from argus_sim.simulate import Scene
+from tests.make_experiment import content, write_experiment
+
+RUNS = [
+    f"{policy}/{trace}/{seed}" for policy in ("static", "argus") for trace in ("rush", "file") for seed in (3, 4)
+]
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """All files below a folder, hidden ones too, by their content."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def write(folder: Path) -> Path:
+    """The small experiment with a second trace, in a file."""
+    (folder / "trace.csv").write_text("arrival_s\n" + "".join(f"{2.5 * i}\n" for i in range(20)))
+    data = content()
+    data["traces"].append({"name": "file", "file": "trace.csv"})
+    return write_experiment(folder, data)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment (``small.yaml``) and its uninterrupted results (``out``); tests only read them."""
+    folder = tmp_path_factory.mktemp("finished")
+    run_experiment(Experiment.load(write(folder)), folder / "out", jobs=1)
+    return folder
+
+
+@pytest.fixture
+def experiment(finished: Path) -> Experiment:
+    return Experiment.load(finished / "small.yaml")
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the results to tamper with."""
+    return Path(shutil.copytree(finished / "out", tmp_path / "out"))
+
+
+def test_layout(finished: Path) -> None:
+    names = set(tree(finished / "out"))
+    for run in RUNS:
+        assert {f"{run}/outcomes.parquet", f"{run}/timeline.parquet", f"{run}/summary.json"} <= names
+    assert {LOCK, "summary.csv", "report.html"} <= names
+    figures = {name.removeprefix("figures/") for name in names if name.startswith("figures/")}
+    assert {f"timeline-{trace}.{kind}" for trace in ("rush", "file") for kind in ("png", "svg")} <= figures
+    assert not [name for name in names if "/." in name or name.startswith(".")]
+
+
+def test_summary_has_a_row_for_each_run_in_the_order_of_the_experiment(finished: Path) -> None:
+    summary = pd.read_csv(finished / "out" / "summary.csv")
+    assert list(summary.columns) == ["policy", "trace", "seed", *METRICS]
+    rows = [f"{policy}/{trace}/{seed}" for policy, trace, seed in summary[["policy", "trace", "seed"]].to_numpy()]
+    assert rows == sorted(RUNS, key=lambda run: (run.split("/")[1] != "rush", RUNS.index(run)))
+    assert (summary["arrived"] == summary[["on_time", "late", "rejected", "lost"]].sum(axis=1)).all()
+
+
+def test_policies_face_the_same_requests_under_a_seed_and_others_under_another(finished: Path) -> None:
+    def asked(policy: str, seed: int) -> pd.DataFrame:
+        outcomes = pd.read_parquet(finished / "out" / policy / "rush" / str(seed) / "outcomes.parquet")
+        return outcomes[["arrival_s", "deadline_s", "prompt"]]
+
+    pd.testing.assert_frame_equal(asked("static", 3), asked("argus", 3))
+    assert not asked("static", 3).equals(asked("static", 4))
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_the_lock_file_gives_the_same_bytes(finished: Path, tmp_path: Path, jobs: int) -> None:
+    lock = finished / "out" / LOCK
+    run_experiment(Experiment.load(lock), tmp_path / "again", jobs=jobs, digests=read_lock(lock).inputs)
+    assert tree(tmp_path / "again") == tree(finished / "out")
+
+
+def test_resumed_is_uninterrupted(experiment: Experiment, finished: Path, copied: Path) -> None:
+    for name in ("summary.csv", "report.html"):
+        (copied / name).unlink()
+    shutil.rmtree(copied / "figures")
+    shutil.rmtree(copied / "argus")
+    shutil.rmtree(copied / "static" / "rush" / "4")
+    half = copied / "argus" / "file" / ".3.partial"
+    half.mkdir(parents=True)
+    (half / "outcomes.parquet").write_bytes(b"half of it")
+    kept = copied / "static" / "rush" / "3" / "summary.json"
+    before = kept.stat().st_mtime_ns
+    told: list[tuple[int, int]] = []
+    ran: list[Run] = []
+    run_experiment(
+        experiment,
+        copied,
+        resume=True,
+        jobs=1,
+        on_start=lambda total, done: told.append((total, done)),
+        on_run=lambda run, summary: ran.append(run),
+    )
+    assert tree(copied) == tree(finished / "out")
+    assert kept.stat().st_mtime_ns == before
+    assert told == [(8, 3)]
+    assert len(ran) == 5
+
+
+def test_resuming_what_is_finished_changes_nothing(experiment: Experiment, finished: Path, copied: Path) -> None:
+    run_experiment(experiment, copied, resume=True, on_run=lambda run, summary: pytest.fail(f"{run} ran again"))
+    assert tree(copied) == tree(finished / "out")
+
+
+def test_resuming_nothing_starts(experiment: Experiment, finished: Path, tmp_path: Path) -> None:
+    run_experiment(experiment, tmp_path / "out", resume=True, jobs=1)
+    assert tree(tmp_path / "out") == tree(finished / "out")
+
+
+def test_resuming_something_else_is_refused(finished: Path, copied: Path) -> None:
+    other = Experiment.load(finished / "small.yaml", ["cluster.workers=3"])
+    before = tree(copied)
+    with pytest.raises(InputError, match=r"different run \(experiment differ\)"):
+        run_experiment(other, copied, resume=True)
+    assert tree(copied) == before
+
+
+def test_without_resume_old_results_go(experiment: Experiment, finished: Path, copied: Path) -> None:
+    (copied / "static" / "rush" / "5").mkdir()
+    (copied / "static" / "rush" / "5" / "summary.json").write_text("{}")
+    run_experiment(experiment, copied, jobs=1)
+    assert tree(copied) == tree(finished / "out")
+
+
+@pytest.mark.parametrize("what", ["trace", "profile"])
+def test_a_lock_file_whose_input_changed_is_refused(tmp_path: Path, what: str) -> None:
+    scene = Scene.of(Experiment.load(write(tmp_path)))
+    lock = tmp_path / "experiment.lock.yaml"
+    lock.write_text(yaml.safe_dump(make_lock(scene)))
+    if what == "trace":
+        (tmp_path / "trace.csv").write_text("arrival_s\n1\n")
+    else:
+        path = tmp_path / "profile" / "latency.parquet"
+        table = pd.read_parquet(path)
+        table.assign(mean_s=table["mean_s"] * 1.01).to_parquet(path, index=False)
+    before = tree(tmp_path)
+    with pytest.raises(InputError, match=rf"^{what} \w+ is not what the lock file was made with"):
+        run_experiment(Experiment.load(lock), tmp_path / "again", digests=read_lock(lock).inputs)
+    assert tree(tmp_path) == before
+
+
+def test_lock_file(experiment: Experiment, finished: Path) -> None:
+    lock = yaml.safe_load((finished / "out" / LOCK).read_text())
+    assert lock["experiment"] == experiment.model_dump(mode="json")
+    assert set(lock["inputs"]) == {"profile test", "trace file"}  # what is generated is in the experiment itself
+    assert lock["versions"]["argus-sim"]
+    assert read_lock(finished / "out" / LOCK).versions == runner.versions()
+    assert read_lock(finished / "small.yaml").inputs == {}
+
+
+def test_a_run_is_there_whole_or_not_at_all(
+    experiment: Experiment, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: Any) -> Any:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics, "timeline", broken)  # after the outcomes have been written
+        with pytest.raises(OSError, match="no space"):
+            run_experiment(experiment, tmp_path / "out", jobs=1)
+    left = tree(tmp_path / "out")
+    assert set(left) == {LOCK, "static/rush/.3.partial/outcomes.parquet"}
+    run_experiment(experiment, tmp_path / "out", jobs=1, resume=True)
+    assert tree(tmp_path / "out") == tree(finished / "out")
+
+
+def test_runs_on_the_same_arrivals_are_next_to_each_other(experiment: Experiment) -> None:
+    assert [f"{run.policy.label}/{run.trace.name}/{run.seed}" for run in runs_of(experiment)] == [
+        f"{policy}/{trace}/{seed}"
+        for trace in ("rush", "file")
+        for seed in (3, 4)
+        for policy in ("static", "argus")
+    ]
+
+
+RUSH = {"kind": "poisson", "duration_s": 1200, "rate_per_min": 60}
+
+
+def start(folder: Path, out: Path) -> subprocess.Popen[str]:
+    """``argus-sim run`` in a process group of its own, long enough to be cut off."""
+    command = [sys.executable, "-c", "import sys; from argus_sim.cli import main; sys.exit(main())"]
+    command += ["run", str(folder / "small.yaml"), "--jobs", "2", "--out", str(out), "--seeds", "8"]
+    command += ["--set", f"traces=[{{name: rush, generate: {json.dumps(RUSH)}}}]"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, start_new_session=True, **pipes)  # type: ignore[call-overload,no-any-return]
+
+
+def wait_for_a_run(process: subprocess.Popen[str], out: Path) -> None:
+    until_s = time.monotonic() + 60
+    while not list(out.glob("*/*/*/summary.json")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until_s
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="process groups are of POSIX")
+def test_killed_and_resumed_is_uninterrupted(finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = start(finished, out)
+    wait_for_a_run(process, out)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert 1 <= len(list(out.glob("*/*/*/summary.json"))) < 16
+    assert not (out / "summary.csv").exists()
+    experiment = Experiment.load(out / LOCK)
+    run_experiment(experiment, out, resume=True, jobs=1)
+    run_experiment(experiment, tmp_path / "again", jobs=1)
+    assert tree(out) == tree(tmp_path / "again")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="process groups are of POSIX")
+@pytest.mark.parametrize("how", ["Ctrl-C", "kill"])
+def test_interrupted_says_how_to_go_on(finished: Path, tmp_path: Path, how: str) -> None:
+    out = tmp_path / "out"
+    process = start(finished, out)
+    wait_for_a_run(process, out)
+    if how == "Ctrl-C":
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.terminate()
+    result, said = process.communicate(timeout=60)  # all ends of the pipes are closed: nobody is left
+    assert process.returncode == 130
+    assert result == ""
+    assert "Traceback" not in said
+    assert said.splitlines()[-1] == (
+        f"interrupted; finished runs are kept. To go on: argus-sim run {out / LOCK} --out {out} --resume"
+    )
