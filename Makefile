@@ -18,7 +18,7 @@ fig7: $(VENV)/core ## Install argus-sim and run the main comparison: all policie
 	$(BIN)/argus-sim run experiments/fig7.yaml $(ARGS)
 
 test: lint ## Install the test tools and run all checks. With ARGUS_DATA set, on the recorded data sets too.
-	$(BIN)/python -m pytest -n 2 -p no:benchmark $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -p no:benchmark $(ARGS)
 
 lint: $(VENV)/test ## Run the checks that need no run: ruff and mypy.
 	$(BIN)/ruff check .
@@ -30,7 +30,8 @@ bench: $(VENV)/test ## Measure requests/s and memory.
 
 readme: $(VENV)/core ## Bring README's table and picture up to date with runs/fig7.
 	$(BIN)/argus-sim table runs/fig7 --into README.md
-	cp runs/fig7/figures/timeline-bursty.png docs/fig7-bursty.png
+	$(BIN)/python -c "from PIL import Image; Image.open('runs/fig7/figures/timeline-bursty.png').convert('RGB')\
+	  .quantize(128, dither=Image.Dither.NONE).save('docs/fig7-bursty.png', optimize=True)"
 
 pins: ## Renew constraints.txt: the newest versions that an empty environment gets.
 	rm -rf $(VENV)-pins
