@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
+from pydantic import ConfigDict, ValidationError, validate_call
 
 from argus_sim.errors import InputError, did_you_mean
 from argus_sim.profile import Manifest, Profile
@@ -47,7 +48,16 @@ def import_profile(format: str, path: str | os.PathLike[str], **options: Any) ->
     for name in known:
         if parameters[name].default is inspect.Parameter.empty and name not in options:
             raise InputError(f"format {format!r} needs the option {name!r}")
-    return importer(path, **options)
+    checked = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(importer)
+    try:
+        profile: Profile = checked(path, **options)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        option = ".".join(str(part) for part in first["loc"])
+        raise InputError(
+            f"{first['msg']}, found {first['input']!r}", where=f"format {format}: {option}"
+        ) from None
+    return profile
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,9 +137,14 @@ class Trace:
         are no longer Poisson. To ask for more *independent* users, generate a trace at the higher rate.
 
         Raises:
-            InputError: The factor is not a finite number above 0, or thinning left no arrival.
+            InputError: The factor is not a finite number above 0, thinning left no arrival, or it would make more
+                than 10^9.
         """
         _check_positive("factor", factor)
+        if factor * len(self) > 1e9:
+            raise InputError(
+                f"a factor of {factor:g} would make {factor * len(self):.3g} arrivals; allowed are 1e9"
+            )
         whole = math.floor(factor)
         copies = whole + (rng.random(len(self)) < factor - whole)
         source = np.repeat(np.arange(len(self)), copies)

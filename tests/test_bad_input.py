@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -424,7 +425,7 @@ def test_a_run_that_can_never_catch_up_leaves_no_half(here: Path, capfd: pytest.
         assert main(["run", "small.yaml", "--jobs", jobs]) == 2
         out, err = capfd.readouterr()
         assert out == ""
-        assert err.startswith("error: static on rush, seed 3: ")
+        assert re.match("error: static on rush, seed [34]: ", err)
         assert "cannot catch up" in err
         assert "Traceback" not in err
         assert [path.name for path in (here / "runs" / "small").rglob("*")] == ["experiment.lock.yaml"]

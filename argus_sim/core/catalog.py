@@ -66,6 +66,10 @@ class Catalog:
             fit.append(tuple(fits))
             sizes.append(batches)
         train = profile.is_train
+        if not train.any():
+            raise InputError(
+                f"profile {profile.name!r} has no prompts with split 'train': nothing could be known of quality"
+            )
         relative, to_base = profile.relative_quality(), profile.quality_relative_to_base()
         return cls(
             name=profile.name,

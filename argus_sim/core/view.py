@@ -48,6 +48,9 @@ class ClusterView:
     def is_up(self, worker: int) -> bool:
         return not self._engine.workers[worker].down
 
+    def is_loading(self, worker: int) -> bool:
+        return self._engine.workers[worker].loading
+
     def holds(self, worker: int) -> int | None:
         """Index of the model on the worker (or being loaded), None when it is empty."""
         return self._engine.workers[worker].model

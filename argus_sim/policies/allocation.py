@@ -34,7 +34,7 @@ class AllocatingParams(Params):
         ge=1,
         description="Capacity asked for, as a multiple of the forecast. Not published; ours.",
     )
-    forecast: Forecast = EwmaForecast()
+    forecast: Forecast = Field(default=EwmaForecast(), description="How demand is forecast: {kind: ewma, ...}.")
 
 
 class Allocating(Policy):

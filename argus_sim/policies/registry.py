@@ -52,8 +52,9 @@ def parameters(policy: type[Policy], values: dict[str, Any], *, where: str) -> P
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
+        if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
             hint = did_you_mean(field, policy.Params.model_fields)
             raise InputError(f"policy {policy.name!r} has no parameter {field!r}{hint}", where=where) from None
         found = f"; found {first['input']!r}" if not isinstance(first["input"], dict) else ""
-        raise InputError(f"{first['msg']}{found}", where=f"{where}.{field}" if field else where) from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"{message}{found}", where=f"{where}.{field}" if field else where) from None

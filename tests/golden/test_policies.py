@@ -200,3 +200,48 @@ def test_impossible_placement_is_an_error(profile: Profile) -> None:
         seat(profile, "static", placement={"sdxl": 8, "tiny-sd": 1})
     with pytest.raises(InputError, match=r"no variant 'tiny'; did you mean 'tiny-sd'"):
         seat(profile, "static", placement={"tiny": 8})
+
+
+def test_infaas_takes_the_best_variant_in_time_and_steps_one_worker_at_a_time(profile: Profile) -> None:
+    engine = seat(profile, "infaas")
+    assert serving(engine) == {"sdxl": 8}
+    base = engine.catalog.base
+    assert ask(engine, 0) == Route(base, "level 0: best in time")
+    engine.queues[base].extend(range(8, 60))  # 52 wait: 16.5 s at 3.14/s, later than the SLO
+    assert ask(engine, 0) == Route(base, "level 0: least late")
+    engine.tick(1.0)
+    assert serving(engine) == {"sdxl": 7, "sd15": 1}
+    engine.tick(2.0)  # it is still loading: nothing more is decided
+    assert serving(engine) == {"sdxl": 7, "sd15": 1}
+    loading = next(w for w in engine.workers if w.loading)
+    engine.model_loaded(20.0, loading.index)
+    engine.tick(20.5)
+    assert serving(engine) == {"sdxl": 7, "sd15": 1}
+    assert ask(engine, 0).variant == engine.catalog.id_of("sd15")
+    engine.queues[base].clear()
+    engine.tick(21.0)
+    assert serving(engine) == {"sdxl": 8}
+
+
+def test_sommelier_places_once_and_then_swaps_one_worker(profile: Profile) -> None:
+    engine = seat(profile, "sommelier", headroom=1.0)
+    per_s = 4.0
+    for second in range(1, 61):
+        engine.arrived = round(second * per_s)
+        engine.tick(float(second))
+    placed = serving(engine)
+    policy: Any = engine.policy
+    counts = policy.allocate(8).workers
+    variants = engine.catalog.variants
+    assert placed == {variants[v].name: n for v, n in zip(policy.ladder, counts, strict=True) if n}
+    assert len(placed) > 1
+    for worker in engine.workers:
+        if worker.loading:
+            engine.model_loaded(61.0, worker.index)
+    # Demand triples, and with it the queue: not a new placement, but one worker's swap.
+    engine.queues[engine.catalog.base].extend(range(300, 400))
+    engine.arrived += 12
+    engine.tick(62.0)
+    swapped = serving(engine)
+    assert swapped["sdxl"] == placed["sdxl"] - 1
+    assert sum((swapped - placed).values()) == 1
