@@ -9,16 +9,19 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help fig7 test lint bench readme pins clean
+.PHONY: help fig7 test test-calibrate lint bench readme pins clean
 
 help: ## Say what there is to make.
-	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 16
 
 fig7: $(VENV)/core ## Install argus-sim and run the main comparison: all policies, two traces, five seeds.
 	$(BIN)/argus-sim run experiments/fig7.yaml $(ARGS)
 
 test: lint ## Install the test tools and run all checks. With ARGUS_DATA set, on the recorded data sets too.
 	$(BIN)/python -m pytest -n 2 --dist loadfile -p no:benchmark $(ARGS)
+
+test-calibrate: $(VENV)/calibrate ## Install torch and diffusers as well and test the calibration harness.
+	$(BIN)/python -m pytest tests/calibration -n 2 --dist loadfile -p no:benchmark $(ARGS)
 
 lint: $(VENV)/test ## Run the checks that need no run: ruff and mypy.
 	$(BIN)/ruff check .
@@ -37,8 +40,9 @@ pins: ## Renew constraints.txt: the newest versions that an empty environment ge
 	rm -rf $(VENV)-pins
 	$(PYTHON) -m venv $(VENV)-pins
 	$(VENV)-pins/bin/python -m pip install --quiet --disable-pip-version-check '.[test]'
-	sed -n '/^#/p' constraints.txt > $(VENV)-pins/constraints.txt
+	sed -n '1,/^[^#]/{/^#/p}' constraints.txt > $(VENV)-pins/constraints.txt
 	$(VENV)-pins/bin/python -m pip freeze --exclude argus-sim >> $(VENV)-pins/constraints.txt
+	sed -n '/^# calibrate/,$$p' constraints.txt >> $(VENV)-pins/constraints.txt
 	mv $(VENV)-pins/constraints.txt constraints.txt
 	rm -rf $(VENV)-pins
 
@@ -57,3 +61,9 @@ $(VENV)/core: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/test: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[test]'
 	@touch $@ $(VENV)/core
+
+# DeepCache and tomesd ask for versions of torch and diffusers that they do not need.
+$(VENV)/calibrate: $(VENV)/test
+	$(PIP) -e '.[test,calibrate]'
+	$(PIP) --no-deps deepcache tomesd
+	@touch $@

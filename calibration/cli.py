@@ -1,26 +1,181 @@
-"""``argus-calibrate``: build and check profiles. stdout is the result, stderr the trouble."""
+"""``argus-calibrate``: measure, build, compare and check profiles. stdout is the result, stderr everything else.
+
+Nothing heavy is imported at the top: ``--help`` is to answer at once, and what needs torch says so when it is
+missing.
+"""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from argus_sim.cli import output
 from argus_sim.errors import InputError
-from argus_sim.profile import Profile
+
+if TYPE_CHECKING:
+    from calibration.measure import Wishes
 
 app = typer.Typer(
+    name="argus-calibrate",
     add_completion=False,
     no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
-    help="Build and check the profiles that argus-sim runs on.",
+    rich_markup_mode="markdown",
+    epilog=output.examples(
+        "argus-calibrate --gpu 0",
+        "argus-calibrate --device cpu --zoo shapes --prompts 40 --out my/shapes-cpu",
+        "argus-calibrate --gpu 0 --zoo sd --random-weights --budget 30m",
+        "argus-calibrate report shapes-cpu --out report.html",
+    ),
 )
 
 
+def _items(text: str | None) -> tuple[str, ...]:
+    return tuple(item.strip() for item in (text or "").split(",") if item.strip())
+
+
+def _numbers(text: str | None, where: str) -> tuple[int, ...]:
+    items = _items(text)
+    if not all(item.isdecimal() for item in items):
+        raise InputError(f"whole numbers, separated by commas, not {text!r}", where=where)
+    return tuple(int(item) for item in items)
+
+
 @app.callback()
-def _commands() -> None:
-    """Keep subcommands as such even when there is but one."""
+def measure(
+    context: typer.Context,
+    gpu: Annotated[int | None, typer.Option(help="Number of the GPU.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N, or meta: compare sizes only.")] = None,
+    zoo: Annotated[str, typer.Option(help="sd: public models; shapes: small ones that come with this.")] = "sd",
+    models: Annotated[
+        str | None, typer.Option(help="NAME or NAME=FOLDER, comma-separated; first is base.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="Folder with one folder of weights per model.")] = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Exact architectures, no download; latency only.")
+    ] = False,
+    approximations: Annotated[
+        str | None, typer.Option(help="ac-K, steps-N, deepcache-N, tome-%, int8, fp8, compile; sums with +.")
+    ] = None,
+    batch_sizes: Annotated[str | None, typer.Option(help="E.g. 1,2,4,8.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps, but for few-step models.")] = None,
+    prompts: Annotated[str | None, typer.Option(help="How many to write, or a file.")] = None,
+    seeds: Annotated[int, typer.Option(help="Images per prompt and variant.")] = 2,
+    threads: Annotated[int | None, typer.Option(help="Threads of a CPU; all by default.", min=1)] = None,
+    dtype: Annotated[str | None, typer.Option(help="fp16, bf16 or fp32.")] = None,
+    scorers: Annotated[
+        str | None, typer.Option(help="clip, pickscore, imagereward, hpsv2, or NAME=FOLDER; comma-separated.")
+    ] = None,
+    metric: Annotated[str | None, typer.Option(help="The score that ratios are formed from.")] = None,
+    embedding: Annotated[str, typer.Option(help="ngrams, minilm or minilm=FOLDER.")] = "ngrams",
+    out: Annotated[Path | None, typer.Option(help="Folder of the profile.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
+    latency_only: Annotated[bool, typer.Option("--latency-only", help="No images are rated.")] = False,
+    quality_only: Annotated[bool, typer.Option("--quality-only", help="No precise latency.")] = False,
+    budget: Annotated[str | None, typer.Option(help="Stop after this long: 90s, 30m, 1h30m.")] = None,
+    cell_seconds: Annotated[float | None, typer.Option(help="Longest time for one latency.", min=0.0)] = None,
+    sheets: Annotated[int, typer.Option(help="Contact sheets for this many prompts.", min=0)] = 0,
+    plan_only: Annotated[bool, typer.Option("--plan-only", help="Print the plan and stop.")] = False,
+    quiet: output.Quiet = False,
+) -> None:
+    """Measure latency and quality of models and their approximations, and write a profile.
+
+    Without a command: load what weights there are, time every variant, rate its images, and write the folder.
+    A run that was stopped goes on with --resume.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from calibration.measure import Wishes, seconds_of
+
+    wishes = Wishes(
+        zoo=zoo,
+        models=_items(models),
+        weights=weights,
+        gpu=gpu,
+        device=device,
+        threads=threads,
+        dtype=dtype,
+        prompts=prompts,
+        approximations=_items(approximations),
+        batch_sizes=_numbers(batch_sizes, "--batch-sizes"),
+        steps=steps,
+        seeds=seeds,
+        scorers=_items(scorers),
+        metric=metric,
+        embedding=embedding,
+        out=out,
+        resume=resume,
+        latency_only=latency_only,
+        quality_only=quality_only,
+        random_weights=random_weights,
+        budget_s=None if budget is None else seconds_of(budget),
+        cell_seconds=cell_seconds,
+        sheets=sheets,
+    )
+    if device == "meta":
+        _compare_sizes(wishes)
+        return
+    _measure(wishes, plan_only=plan_only, quiet=quiet)
+
+
+def _compare_sizes(wishes: Wishes) -> None:
+    from calibration.measure import compare_sizes
+    from calibration.pipelines import need_torch
+    from calibration.zoo import select
+
+    need_torch()
+    rows, agree = compare_sizes(select(wishes.zoo, wishes.models))
+    headings = ("model", "component", "parameters", "published", "")
+    cells = [
+        (model, part, f"{counted:,}", text, "agrees" if ok else "differs")
+        for model, part, counted, text, ok in rows
+    ]
+    output.show(output.grid(headings, cells, left=2))
+    if not agree:
+        raise typer.Exit(1)
+
+
+def _measure(wishes: Wishes, *, plan_only: bool, quiet: bool) -> None:
+    from calibration.measure import Bar, Silent, carry_out, plan_text, prepare
+    from calibration.store import Store
+
+    def remark(text: str) -> None:
+        output.remark(text, quiet=quiet)
+
+    prepared = prepare(wishes, remark)
+    lines, _ = plan_text(prepared, wishes.budget_s)
+    for line in lines:
+        remark(line)
+    if plan_only:
+        return
+    store = Store(prepared.out)
+    cells = len(prepared.plan.cells)
+    try:
+        if quiet:
+            outcome = carry_out(prepared, wishes, Silent())
+        else:
+            with Bar(prepared.plan, store.done(), remark) as bar:
+                outcome = carry_out(prepared, wishes, bar)
+    except KeyboardInterrupt:
+        output.remark(f"stopped: {len(store.done())} of {cells} cells are kept; go on with --resume")
+        raise typer.Exit(130) from None
+    for line in outcome.assembled.left_out:
+        remark(f"left out: {line}")
+    for line in outcome.assembled.notes:
+        remark(f"note: {line}")
+    if not outcome.finished:
+        output.remark(f"the budget is spent: {len(store.done())} of {cells} cells are done; go on with --resume")
+    for sheet in outcome.sheets:
+        remark(f"contact sheet: {sheet}")
+    profile = outcome.assembled.profile
+    output.say(
+        f"{prepared.out}  {len(profile.variants)} variants, {len(profile.prompts)} prompts  {profile.digest()}"
+    )
 
 
 @app.command()
@@ -28,10 +183,11 @@ def published(
     out: Annotated[Path, typer.Option(help="Folder to write the profiles into, one subfolder each.")],
 ) -> None:
     """Rebuild the profiles that are made of published numbers."""
+    from argus_sim.profile import Profile
     from calibration.published import write_published
 
     for folder in write_published(out):
-        typer.echo(f"{folder}  {Profile.load(folder).digest()}")
+        output.say(f"{folder}  {Profile.load(folder).digest()}")
 
 
 @app.command()
@@ -39,19 +195,158 @@ def validate(
     profile: Annotated[str, typer.Argument(help="Name of a shipped profile, or a profile's folder.")],
 ) -> None:
     """Check a profile; say what each table is and what is odd about it."""
+    from argus_sim.profile import Profile
+
     checked = Profile.load(profile)
     remarks = checked.validate()
-    typer.echo(f"{checked.name}: sound; {len(checked.variants)} variants, {len(checked.prompts)} prompts")
+    output.say(f"{checked.name}: sound; {len(checked.variants)} variants, {len(checked.prompts)} prompts")
     for table, kind in checked.measured_summary().items():
-        typer.echo(f"  {table:<10}  {kind}")
-    for remark in remarks:
-        typer.echo(f"  note: {remark}")
+        output.say(f"  {table:<10}  {kind}")
+    for text in remarks:
+        output.say(f"  note: {text}")
 
 
-def main() -> None:
-    """Run the command line: what is wrong with the input is one message on stderr and exit code 2."""
+Shipped = Annotated[
+    str, typer.Argument(metavar="PROFILE", help="Name of a shipped profile, or a profile's folder.")
+]
+Tolerance = Annotated[float, typer.Option(help="Relative quality that may be lost.", min=0.0, max=0.99)]
+
+
+@app.command(epilog=output.examples("argus-calibrate report shapes-cpu --out report.html --figures my/figures"))
+def report(
+    profile: Shipped,
+    out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("profile-report.html"),
+    figures: Annotated[Path | None, typer.Option(help="Folder for the figures as PNG and SVG.")] = None,
+    tolerance: Tolerance = 0.05,
+) -> None:
+    """Show a profile: latency by batch, quality by latency, affinity, prompts by level, caching by similarity."""
+    from argus_sim.profile import Profile
+    from calibration.figures import save_figures
+    from calibration.report import findings, write_html
+
+    loaded = Profile.load(profile)
+    write_html(out, loaded, tolerance)
+    output.remark(f"wrote {out}")
+    if figures is not None:
+        for file in save_figures(figures, loaded, tolerance):
+            output.remark(f"wrote {file}")
+    for line in findings(loaded, tolerance):
+        output.say(line)
+
+
+@app.command(epilog=output.examples("argus-calibrate merge my/latency my/quality --out my/whole"))
+def merge(
+    profiles: Annotated[
+        list[str], typer.Argument(metavar="PROFILE...", help="Two or more; the first has priority.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the new profile.")],
+) -> None:
+    """Join profiles of one device: models, batch sizes or metrics that were measured in separate runs."""
+    from argus_sim.profile import Profile
+    from calibration.compare import merge as join
+
+    joined = join([Profile.load(name) for name in profiles], out.name)
+    joined.save(out)
+    output.say(f"{out}  {len(joined.variants)} variants, {len(joined.prompts)} prompts  {joined.digest()}")
+
+
+@app.command(epilog=output.examples("argus-calibrate diff artefact-a100 my/a100"))
+def diff(a: Shipped, b: Shipped, as_json: output.Json = False) -> None:
+    """Say how profile B differs from A: device, variants, latency, quality, loads."""
+    from argus_sim.profile import Profile
+    from calibration.compare import diff as difference
+
+    found = difference(Profile.load(a), Profile.load(b))
+    if as_json:
+        output.show_json(found)
+        return
+    if found["equal"]:
+        output.say("the same content")
+        return
+    for what, (x, y) in found["facts"].items():
+        output.say(f"{what}: {x} | {y}")
+    for side, key in (("A", "only_a"), ("B", "only_b")):
+        if found[key]:
+            output.say(f"only in {side}: {', '.join(found[key])}")
+    rows = [
+        (
+            row["variant"], str(row["batch_size"]), f"{row['a_s']:.4g}", f"{row['b_s']:.4g}",
+            f"{row['latency_ratio']:.3f}", f"{row['relative_quality_change']:+.4f}",
+        )
+        for row in found["latency"]
+    ]  # fmt: skip
+    if rows:
+        headings = ("variant", "batch", "A median s", "B median s", "B / A", "rel. quality B - A")
+        output.show(output.grid(headings, rows))
+    for model, ratio in found["disk_load_ratio"].items():
+        output.say(f"load of {model} from disk: B takes {ratio:.3f} times as long")
+
+
+@app.command(epilog=output.examples("argus-calibrate fit shapes-cpu --out my/fit"))
+def fit(
+    profile: Shipped,
+    out: Annotated[Path | None, typer.Option(help="Folder for predictor.npz, fit.json and the diagram.")] = None,
+    embedding: Annotated[str, typer.Option(help="ngrams, minilm or minilm=FOLDER.")] = "ngrams",
+    tolerance: Tolerance = 0.05,
+    as_json: output.Json = False,
+) -> None:
+    """Train the affinity predictor on a profile and say how good it is on prompts it has not seen."""
+    from argus_sim.profile import Profile
+    from calibration.fit import as_json as plain
+    from calibration.fit import fit as train
+    from calibration.fit import write_fit
+
+    loaded = Profile.load(profile)
+    result = train(loaded, embedding=embedding, tolerance=tolerance)
+    if out is not None:
+        for file in write_fit(result, out, loaded.name):
+            output.remark(f"wrote {file}")
+    if as_json:
+        output.show_json(plain(result))
+        return
+    headings = (
+        "ladder",
+        "exact",
+        "within 1",
+        "one level for all",
+        "too far",
+        "regret",
+        "for all",
+        "R2",
+        "speed-up",
+        "perfect",
+    )
+    rows = [
+        (
+            j.strategy, f"{j.accuracy:.2f}", f"{j.within_one:.2f}", f"{j.baseline_accuracy:.2f}",
+            f"{j.too_far:.2f}",
+            f"{j.regret:.4f}", f"{j.baseline_regret:.4f}", f"{j.explained:.2f}", f"{j.speed_up:.2f}",
+            f"{j.perfect_speed_up:.2f}",
+        )
+        for j in result.judgements
+    ]  # fmt: skip
+    output.show(output.grid(headings, rows))
+    errors = ", ".join(f"{j.strategy} {j.calibration_error:.3f}" for j in result.judgements)
+    output.say(f"on {result.judgements[0].prompts} test prompts; calibration error: {errors}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: a wrong input is one message on stderr and code 2."""
+    for package in ("diffusers", "transformers", "torch", "torchmetrics", "DeepCache", "tomesd"):
+        # What others do against their own dependencies' advice is of no use to whoever calibrates.
+        warnings.filterwarnings("ignore", module=rf"{package}(\..*)?$")
+    command = typer.main.get_command(app)
     try:
-        app()
+        code = command.main(arguments, prog_name="argus-calibrate", standalone_mode=False)
+    except typer.TyperException as error:
+        message = error.format_message()
+        if message:  # without one, typer has printed the help
+            output.remark(f"error: {message.rstrip('.')} (see 'argus-calibrate --help')")
+        return 2
     except (InputError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise SystemExit(2) from None
+        output.remark(f"error: {error}")
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        output.remark("stopped")
+        return 130
+    return code if isinstance(code, int) else 0

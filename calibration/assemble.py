@@ -1,0 +1,399 @@
+"""From the cells of a run to a valid profile, with the provenance of every table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from argus_sim.errors import InputError
+from argus_sim.profile import Manifest, Profile
+from argus_sim.provenance import Provenance
+from calibration import scorers
+from calibration.hardware import Hardware
+from calibration.plan import CHUNK, Plan, PlannedVariant, Settings
+from calibration.store import OK, Store, plain
+
+#: The metric of a profile whose images mean nothing, or were not made: every score is 1.
+ABSENT = "absent"
+#: In the provenance of latencies that --quality-only takes on the way.
+ROUGH_LATENCY = "no precise latency"
+
+
+#: A change of the base's latency over its run that is worth a note.
+_DRIFT = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """A profile.
+
+    Attributes:
+        profile: What is done, put together.
+        left_out: One line for everything that did not get into it.
+        notes: What a reader should know before trusting it.
+    """
+
+    profile: Profile
+    left_out: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def assemble(
+    name: str,
+    settings: Settings,
+    plan: Plan,
+    store: Store,
+    prompts: pd.DataFrame,
+    prompts_origin: str,
+    similarity: pd.DataFrame,
+    hardware: Hardware,
+) -> Assembled:
+    """Put together what is done.
+
+    A variant gets in whole or not at all: with its batch-1 latency and its scores for every prompt that the base
+    has scores for.
+
+    Raises:
+        InputError: The base is not among what is done.
+    """
+    left_out = [f"{variant}: {reason}" for variant, reason in plan.left_out]
+    latency = _latency(plan, settings, store, left_out)
+    kept_prompts, quality = _quality(plan, settings, store, prompts)
+    usable = [v for v in plan.variants if v.name in latency]
+    if settings.quality:
+        for variant in [v for v in usable if v.name not in quality]:
+            left_out.append(f"{variant.name}: {_why_no_quality(plan, store, variant)}")
+        usable = [v for v in usable if v.name in quality]
+    if plan.base.name in quality:
+        kept_prompts = _with_ratios(settings, kept_prompts, quality, plan.base.name, left_out)
+    if not usable or usable[0].name != plan.base.name or kept_prompts.empty:
+        if kept_prompts.empty and plan.base.name in quality:
+            raise InputError(
+                "no profile: the base scores 0 for every prompt; is the scorer made for these models?"
+            )
+        why = _why_no_quality(plan, store, plan.base) if plan.base.name in latency else "no latency measured"
+        reasons = "; ".join(line for line in left_out if line.startswith(f"{plan.base.name}:")) or why
+        raise InputError(f"no profile yet: the base variant {plan.base.name!r} is not done ({reasons})")
+    usable, levels = _levels(usable, latency, left_out)
+    tables = _tables(settings, plan, store, usable, levels, latency, quality, kept_prompts, similarity)
+    manifest = _manifest(name, settings, plan, store, tables, usable, prompts_origin, hardware, left_out)
+    notes = manifest.generator["notes"]
+    assert isinstance(notes, list)
+    return Assembled(Profile.from_tables(manifest, tables), tuple(left_out), tuple(map(str, notes)))
+
+
+# ---- what is there
+
+
+def _latency(
+    plan: Plan, settings: Settings, store: Store, left_out: list[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Variant -> latency cells that are done, for variants that have one of batch 1."""
+    out: dict[str, list[dict[str, Any]]] = {}
+    for cell in plan.cells:
+        if cell.kind == "latency" and (record := store.get(cell.key)) is not None:
+            if record["status"] == OK:
+                out.setdefault(cell.variant, []).append({"batch_size": cell.batch, **record})
+            else:
+                left_out.append(f"{cell.variant}: a batch of {cell.batch} {record['status']}")
+    return {name: rows for name, rows in out.items() if any(row["batch_size"] == 1 for row in rows)}
+
+
+def _quality(
+    plan: Plan, settings: Settings, store: Store, prompts: pd.DataFrame
+) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
+    """The prompts that the base has all its scores for, and the scores of each variant that has those as well."""
+    if not settings.quality:
+        return prompts, {}
+    done: dict[str, dict[int, set[int]]] = {}
+    keys: dict[str, list[tuple[int, str]]] = {}
+    for cell in plan.cells:
+        if cell.kind == "quality" and (record := store.get(cell.key)) is not None and record["status"] == OK:
+            done.setdefault(cell.variant, {}).setdefault(cell.chunk, set()).add(cell.seed)
+            keys.setdefault(cell.variant, []).append((cell.chunk, cell.key))
+    every_seed = set(range(settings.seeds))
+    chunks = {c for c, seeds in done.get(plan.base.name, {}).items() if seeds == every_seed}
+    quality = {
+        name: pd.concat([store.rows(key) for chunk, key in keys[name] if chunk in chunks], ignore_index=True)
+        for name, by_chunk in done.items()
+        if chunks and all(by_chunk.get(chunk) == every_seed for chunk in chunks)
+    }
+    kept = [position // CHUNK in chunks for position in range(len(prompts))]
+    return prompts.loc[kept].reset_index(drop=True), quality
+
+
+def _with_ratios(
+    settings: Settings, prompts: pd.DataFrame, quality: dict[str, pd.DataFrame], base: str, left_out: list[str]
+) -> pd.DataFrame:
+    """Prompts that the base scores above 0 for; of the others no ratio can be formed: out, everywhere."""
+    scores = quality[base]
+    means = scores.loc[scores["metric"] == settings.metric].groupby("prompt")["score"].mean()
+    failed = set(means.index[means <= 0.0])
+    if failed:
+        left_out.append(
+            f"{len(failed)} of {len(prompts)} prompts: the base scores 0 for them, so no ratio can be formed"
+        )
+        for name, rows in quality.items():
+            quality[name] = rows.loc[~rows["prompt"].isin(failed)]
+    return prompts.loc[~prompts["prompt"].isin(failed)].reset_index(drop=True)
+
+
+def _why_no_quality(plan: Plan, store: Store, variant: PlannedVariant) -> str:
+    records = [store.get(c.key) for c in plan.cells if c.kind == "quality" and c.variant == variant.name]
+    reasons = sorted({r["status"] for r in records if r is not None and r["status"] != OK})
+    if reasons:
+        bad = sum(1 for r in records if r is not None and r["status"] != OK)
+        return f"{', '.join(reasons)} in {bad} of {len(records)} quality cells"
+    missing = sum(r is None for r in records)
+    return f"{missing} of {len(records)} quality cells are not done"
+
+
+def _levels(
+    usable: list[PlannedVariant], latency: dict[str, list[dict[str, Any]]], left_out: list[str]
+) -> tuple[list[PlannedVariant], dict[str, int]]:
+    """Position of each variant in its ladder: by how approximate it is, or by latency where those disagree.
+
+    What is slower than the base beyond the spread of the two is no approximation on this device and is left out.
+    """
+
+    def batch1(variant: PlannedVariant) -> tuple[float, float]:
+        row = next(row for row in latency[variant.name] if row["batch_size"] == 1)
+        return row["mean_s"], row["std_s"]
+
+    def slower(below: PlannedVariant, above: PlannedVariant) -> bool:
+        (b, b_std), (a, a_std) = batch1(below), batch1(above)
+        return b - a > float(np.hypot(b_std, a_std))
+
+    base = usable[0]
+    kept, levels = [base], {base.name: 0}
+    ladders: dict[str, list[PlannedVariant]] = {}
+    for variant in usable[1:]:
+        if slower(variant, base):
+            left_out.append(
+                f"{variant.name}: slower than the base here ({batch1(variant)[0]:.4g} s, {batch1(base)[0]:.4g} s)"
+            )
+        else:
+            kept.append(variant)
+            ladders.setdefault(variant.strategy, []).append(variant)
+    for rungs in ladders.values():
+        ordered = sorted(rungs, key=lambda v: (v.rank, -batch1(v)[0]))
+        if any(slower(below, above) for above, below in pairwise(ordered)):
+            ordered = sorted(rungs, key=lambda v: -batch1(v)[0])
+        levels |= {variant.name: i for i, variant in enumerate(ordered, start=1)}
+    return kept, levels
+
+
+# ---- tables
+
+
+def _tables(
+    settings: Settings,
+    plan: Plan,
+    store: Store,
+    usable: list[PlannedVariant],
+    levels: dict[str, int],
+    latency: dict[str, list[dict[str, Any]]],
+    quality: dict[str, pd.DataFrame],
+    prompts: pd.DataFrame,
+    similarity: pd.DataFrame,
+) -> dict[str, pd.DataFrame]:
+    def memory(name: str) -> Any:
+        return next(row["memory_bytes"] for row in latency[name] if row["batch_size"] == 1)
+
+    variants = [(v.name, v.model, v.strategy, levels[v.name], v.steps, v.skipped, memory(v.name)) for v in usable]
+    columns = ("samples", "mean_s", "std_s", "p50_s", "p90_s", "p99_s", "energy_j")
+    timed = [
+        (v.name, row["batch_size"], row["side"], row["side"], *(row[c] for c in columns))
+        for v in usable
+        for row in latency[v.name]
+    ]
+    loads: list[tuple[str, str, float, int]] = []
+    for model in dict.fromkeys(v.model for v in usable):
+        record = store.get(f"load--{model}")
+        assert record is not None  # it comes before everything else of its model
+        size = int(record.get("file_bytes", record["weight_bytes"]))
+        for source, seconds in (("disk", "disk_s"), ("host", "host_s"), ("gpu", "gpu_s")):
+            loads += [(model, source, s, size) for s in record[seconds]]
+    if quality:
+        scores = pd.concat([quality[v.name] for v in usable], ignore_index=True)
+    else:
+        scores = pd.DataFrame(
+            [(p, v.name, ABSENT, 1.0, 0) for v in usable for p in prompts["prompt"]],
+            columns=["prompt", "variant", "metric", "score", "seed"],
+        )
+    tables = {
+        "variants": pd.DataFrame(
+            variants, columns=["variant", "model", "strategy", "level", "steps", "skipped_steps", "memory_bytes"]
+        ),
+        "latency": pd.DataFrame(timed, columns=["variant", "batch_size", "width", "height", *columns]),
+        "loads": pd.DataFrame(loads, columns=["model", "source", "seconds", "bytes"]),
+        "prompts": prompts,
+        "quality": scores,
+    }
+    if any(v.skipped for v in usable):
+        tables["similarity"] = similarity.loc[similarity["prompt"].isin(set(prompts["prompt"]))]
+    return tables
+
+
+def _manifest(
+    name: str,
+    settings: Settings,
+    plan: Plan,
+    store: Store,
+    tables: dict[str, pd.DataFrame],
+    usable: list[PlannedVariant],
+    prompts_origin: str,
+    hardware: Hardware,
+    left_out: Sequence[str],
+) -> Manifest:
+    side = int(next(iter(tables["latency"]["width"])))
+    where = f"argus-calibrate on {hardware.name}"
+    weights = "random weights of the exact architectures" if settings.random_weights else "trained weights"
+    measured: Callable[..., Provenance] = lambda how: Provenance(kind="measured", source=where, derived=how)  # noqa: E731
+    how_long = (
+        "median to 1 % where the machine allows it, after warm-up; CUDA events on a GPU, perf_counter elsewhere"
+        if settings.latency
+        else f"a few runs beside the quality measurement: {ROUGH_LATENCY}"
+    )
+    provenance = {
+        "variants": measured("read from the pipelines; memory is the peak on a GPU, the weights' size elsewhere"),
+        "latency": measured(f"{how_long}; {weights}"),
+        "loads": measured("page cache dropped before each load from disk where the system allows it"),
+        "prompts": measured(f"the prompts that were run: {prompts_origin}"),
+        "similarity": measured(f"nearest other prompt, cosine of sentence embeddings ({settings.embedding})"),
+    }
+    rated = ", ".join(scorers.metric_of(s) for s in settings.scorers)
+    if settings.quality:
+        provenance["quality"] = measured(
+            f"{rated} and similarity to the base's image, {settings.seeds} images per prompt and variant;"
+            " approximate caching from the latents of the nearest other prompt"
+        )
+    else:
+        provenance["quality"] = Provenance(
+            kind="synthetic",
+            source="quality is absent: every score is 1",
+            derived="random weights or --latency-only",
+        )
+    what = f"zoo {settings.zoo}: {', '.join(dict.fromkeys(v.model for v in usable))}"
+    absent = "" if settings.quality else " Quality is absent: every score is 1 and means nothing."
+    return Manifest(
+        name=re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip("._-") or "profile",
+        description=f"Measured with {weights} on {hardware.name}, {settings.dtype}; {what}.{absent}",
+        gpu=hardware.name,
+        driver=hardware.driver,
+        libraries=hardware.libraries,
+        dtype=settings.dtype,
+        resolution=(side, side),
+        seeds=tuple(range(settings.seeds)) if settings.quality else (0,),
+        base=plan.base.name,
+        metric=settings.metric if settings.quality else ABSENT,
+        service_distribution="empirical",
+        provenance={table: (provenance[table],) for table in tables},
+        generator=plain(_details(settings, plan, store, usable, hardware, left_out)),
+    )
+
+
+def _details(
+    settings: Settings,
+    plan: Plan,
+    store: Store,
+    usable: list[PlannedVariant],
+    hardware: Hardware,
+    left_out: Sequence[str],
+) -> dict[str, Any]:
+    """What has no table: settings, parts, drift, sizes, distances between sets, and what is missing."""
+    records = {cell.key: record for cell in plan.cells if (record := store.get(cell.key)) is not None}
+    hidden = {"models", "scorers", "prompts"}  # may name folders of the machine
+    details: dict[str, Any] = {
+        "command": "argus-calibrate",
+        "settings": {k: v for k, v in settings.as_json().items() if k not in hidden},
+        "machine": hardware.facts,
+        "left_out": list(left_out),
+        "models": {},
+        "latency": {
+            c.key.removeprefix("latency--"): {k: records[c.key][k] for k in ("half_width", "steady", "drift")}
+            for c in plan.cells
+            if c.kind == "latency" and records.get(c.key, {}).get("status") == OK
+        },
+    }
+    for model in dict.fromkeys(v.model for v in usable):
+        load, parts = records[f"load--{model}"], records.get(f"parts--{model}")
+        keep = ("parameters", "weight_bytes", "side", "steps", "guidance", "scheduler", "evict_s")
+        details["models"][model] = {key: load[key] for key in keep}
+        if parts is not None and parts["status"] == OK:
+            details["models"][model]["parts_s"] = {
+                k: v for k, v in parts.items() if k.endswith("_s") and k != "took_s"
+            }
+            details["models"][model]["skipping_predicted"] = _predicted(plan, records, model, parts)
+    ends = [records.get(f"drift--{plan.base.model}--{end}", {}).get("median_s") for end in (0, 1)]
+    if ends[0] is not None and ends[1] is not None:
+        details["drift"] = {"base_at_start_s": ends[0], "base_at_end_s": ends[1], "ratio": ends[1] / ends[0]}
+    details["notes"] = _notes(details)
+    if distances := _distances(settings, plan, store, usable):
+        details["set_distances"] = {
+            "features": "image features of the CLIP scorer (not Inception's); against the base's images",
+            **distances,
+        }
+    return details
+
+
+def _notes(details: dict[str, Any]) -> list[str]:
+    """Signs that the machine was not at rest, or that the parts do not tell the whole."""
+    notes = []
+    ratio = details.get("drift", {}).get("ratio", 1.0)
+    if abs(ratio - 1.0) > _DRIFT:
+        notes.append(
+            f"the base took {ratio:.2f} times as long after its latencies as before:"
+            " heat, or other work on the machine"
+        )
+    widths = {key: values["half_width"] for key, values in details["latency"].items()}
+    unsettled = [key for key, width in widths.items() if width is None or not width < 0.05]
+    if unsettled:
+        notes.append(
+            f"{len(unsettled)} of {len(widths)} latencies are not known to 5 %: few samples, or a busy machine;"
+            " give them longer with --cell-seconds"
+        )
+    for model in details["models"].values():
+        for name, values in model.get("skipping_predicted", {}).items():
+            if abs(values["ratio"] - 1.0) > 0.05:
+                notes.append(f"{name} takes {1.0 / values['ratio']:.2f} times what its parts predict")
+    return notes
+
+
+def _predicted(plan: Plan, records: dict[str, Any], model: str, parts: dict[str, Any]) -> dict[str, Any]:
+    """Latency of approximate caching from the parts of a full run, beside the measured one."""
+    out = {}
+    fixed = parts["text_s"] + parts["vae_s"] + parts["other_s"]
+    for variant in plan.of_model(model):
+        record = records.get(f"latency--{variant.name.replace('/', '~')}--b1")
+        if variant.strategy.partition("@")[0] == "AC" and record and record["status"] == OK:
+            predicted = fixed + (variant.steps - variant.skipped) * parts["step_s"]
+            out[variant.name] = {
+                "predicted_s": predicted,
+                "measured_s": record["p50_s"],
+                "ratio": predicted / record["p50_s"],
+            }
+    return out
+
+
+def _distances(settings: Settings, plan: Plan, store: Store, usable: list[PlannedVariant]) -> dict[str, Any]:
+    def features(variant: PlannedVariant) -> Any:
+        cells = [c for c in plan.cells if c.kind == "quality" and c.variant == variant.name]
+        arrays = [store.array(f"features--{c.key}") for c in cells]
+        return None if not arrays or any(a is None for a in arrays) else np.concatenate(arrays)  # type: ignore[arg-type]
+
+    base = features(usable[0]) if settings.quality else None
+    if base is None or len(base) < 8:
+        return {}
+    out = {}
+    for variant in usable[1:]:
+        mine = features(variant)
+        if mine is not None:
+            out[variant.name] = scorers.set_distances(mine, base)
+    return out

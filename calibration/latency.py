@@ -1,0 +1,278 @@
+"""How long it takes: until the answer is steady and its uncertainty small, or the budget is spent.
+
+Times come from CUDA events on a GPU and from ``perf_counter`` elsewhere. The statistic is the median; its 95 %
+interval comes from order statistics (no assumption about the distribution), and sampling goes on until half its
+width is under 1 % of the median.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import numpy as np
+
+from calibration.approximations import Approximation, Run
+from calibration.pipelines import denoiser, modules, need_torch
+
+#: Wanted half-width of the median's 95 % interval, as a share of the median.
+PRECISION: Final = 0.01
+_MIN_SAMPLES: Final = 8
+_MAX_SAMPLES: Final = 500
+#: Warm-up ends when the medians of two successive windows differ by less than this share.
+_STEADY: Final = 0.02
+_WINDOW: Final = 3
+_MAX_WARM_UP: Final = 30
+
+
+class Clock(Protocol):
+    """Marks moments on a device and tells the time between them."""
+
+    def mark(self) -> Any:
+        """A moment in the device's stream of work."""
+
+    def between_s(self, first: Any, last: Any) -> float:
+        """Seconds between two marks, both of which have been reached by the time this returns."""
+
+
+class HostClock:
+    """``perf_counter``: for devices whose work is done when a call returns."""
+
+    def mark(self) -> float:
+        return time.perf_counter()
+
+    def between_s(self, first: float, last: float) -> float:
+        return last - first
+
+
+class CudaClock:
+    """CUDA events: the GPU's own clock, undisturbed by how far the host is ahead."""
+
+    def __init__(self) -> None:
+        self._cuda = need_torch().cuda
+
+    def mark(self) -> Any:
+        event = self._cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def between_s(self, first: Any, last: Any) -> float:
+        last.synchronize()
+        return float(first.elapsed_time(last)) / 1e3
+
+
+def clock_for(device: str) -> Clock:
+    return CudaClock() if device.startswith("cuda") else HostClock()
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Repeated measurements of one thing.
+
+    Attributes:
+        seconds: In the order they were taken, warm-up left out.
+        warm_up: Runs before.
+        steady: Whether the warm-up ended because times no longer changed.
+        half_width: Of the median's 95 % interval, as a share of the median; NaN with too few samples.
+    """
+
+    seconds: tuple[float, ...]
+    warm_up: int
+    steady: bool
+    half_width: float
+
+    @property
+    def median_s(self) -> float:
+        return float(np.median(self.seconds))
+
+    @property
+    def drift(self) -> float:
+        """Median of the last third over that of the first, minus 1: heat, or a changing clock."""
+        third = max(len(self.seconds) // 3, 1)
+        return float(np.median(self.seconds[-third:]) / np.median(self.seconds[:third]) - 1.0)
+
+    def row(self) -> dict[str, float]:
+        """The columns of the latency table."""
+        s = np.asarray(self.seconds)
+        p50, p90, p99 = (float(v) for v in np.quantile(s, [0.5, 0.9, 0.99]))
+        return {
+            "samples": len(s),
+            "mean_s": float(s.mean()),
+            "std_s": float(s.std(ddof=1)) if len(s) > 1 else 0.0,
+            "p50_s": p50,
+            "p90_s": p90,
+            "p99_s": p99,
+        }
+
+
+def median_half_width(seconds: Sequence[float]) -> float:
+    """Half the width of the 95 % interval of the median over the median, from order statistics; NaN below 6.
+
+    >>> median_half_width([1.0] * 10)
+    0.0
+    >>> median_half_width([1.0, 2.0])
+    nan
+    """
+    n = len(seconds)
+    if n < 6:
+        return math.nan
+    # The number of samples below the median is binomial(n, 1/2): take its central 95 %.
+    reach = 1.959964 * math.sqrt(n) / 2.0
+    low = max(math.floor(n / 2.0 - reach), 0)
+    high = min(math.ceil(n / 2.0 + reach), n - 1)
+    ordered = sorted(seconds)
+    middle = float(np.median(ordered))
+    return (ordered[high] - ordered[low]) / 2.0 / middle if middle > 0 else math.nan
+
+
+def measure(once: Callable[[], float], *, budget_s: float, now: Callable[[], float] = time.monotonic) -> Samples:
+    """Call `once`, which returns a time in seconds, until its median is known well enough or `budget_s` is spent.
+
+    Warm-up runs are not counted; they end when times are steady, or with a third of the budget. At least three
+    samples are taken whatever the budget.
+    """
+    start = now()
+    warm: list[float] = [once()]
+    steady = False
+    while len(warm) < _MAX_WARM_UP and now() - start < budget_s / 3.0:
+        warm.append(once())
+        if len(warm) >= 2 * _WINDOW:
+            before, after = np.median(warm[-2 * _WINDOW : -_WINDOW]), np.median(warm[-_WINDOW:])
+            steady = bool(abs(after / before - 1.0) < _STEADY)
+            if steady:
+                break
+    seconds: list[float] = []
+    while len(seconds) < _MAX_SAMPLES:
+        seconds.append(once())
+        if len(seconds) >= _MIN_SAMPLES and median_half_width(seconds) < PRECISION:
+            break
+        if len(seconds) >= 3 and now() - start >= budget_s:
+            break
+    return Samples(tuple(seconds), len(warm), steady, median_half_width(seconds))
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Where the time of one run goes, in seconds: medians over repeated runs.
+
+    `total_s` is `text_s` + steps x `step_s` + `vae_s` + `other_s`; a step includes the scheduler's part of it.
+    """
+
+    total_s: float
+    text_s: float
+    step_s: float
+    vae_s: float
+    other_s: float
+    denoiser_s: float
+
+    def predicted_s(self, steps: int) -> float:
+        """Time of a run of another number of steps: what approximate caching should take."""
+        return self.text_s + self.vae_s + self.other_s + steps * self.step_s
+
+
+class Workload:
+    """A pipeline set up to run one batch again and again."""
+
+    def __init__(
+        self, pipe: Any, *, device: str, steps: int, guidance: float, side: int, prompt: str = "a photo of a fox"
+    ) -> None:
+        self.pipe, self.device, self.prompt = pipe, device, prompt
+        self.steps, self.guidance, self.side = steps, guidance, side
+        self.clock = clock_for(device)
+
+    def call(self, run: Run, prompts: Sequence[str], seeds: Sequence[int], **options: Any) -> Any:
+        """Run the pipeline; float images in [0, 1], (N, H, W, 3), or what `options` ask for."""
+        torch = need_torch()
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        values = {
+            "num_inference_steps": run.steps,
+            "guidance_scale": self.guidance,
+            "height": self.side,
+            "width": self.side,
+            "generator": generators,
+            "output_type": "np",
+        }
+        with torch.inference_mode():
+            return self.pipe(prompt=list(prompts), **values | options).images
+
+    def latents(self, batch: int, skipped: int) -> Any:
+        """Some start latents of the right shape: what approximate caching loads, for timing."""
+        torch = need_torch()
+        recorder = _FirstLatents()
+        prompts, seeds = [self.prompt] * batch, list(range(batch))
+        self.call(Run(skipped + 2), prompts, seeds, callback_on_step_end=recorder)
+        return torch.randn_like(recorder.latents)
+
+    def timed(self, approximation: Approximation, batch: int) -> Callable[[], float]:
+        """A function that runs the batch once and returns its seconds; both are called within ``applied``."""
+        run = approximation.adjust(Run(self.steps))
+        options = {"latents": self.latents(batch, run.skipped)} if run.skipped else {}
+        prompts, seeds = [self.prompt] * batch, list(range(batch))
+
+        def once() -> float:
+            first = self.clock.mark()
+            # A copy to the host ends a run, as it does in a server.
+            self.call(run, prompts, seeds, **options)
+            return self.clock.between_s(first, self.clock.mark())
+
+        return once
+
+    def parts(self, batch: int, *, repeats: int = 3) -> Parts:
+        """Time of the text encoders, a denoising step, the image decoder and the rest."""
+        rows = []
+        for _ in range(repeats):
+            steps: list[Any] = []
+
+            def stamp(
+                pipe: Any, i: int, t: Any, values: dict[str, Any], into: list[Any] = steps
+            ) -> dict[str, Any]:
+                into.append(self.clock.mark())
+                return values
+
+            with _timed_modules(self.pipe, self.clock) as spans:
+                first = self.clock.mark()
+                self.call(Run(self.steps), [self.prompt] * batch, list(range(batch)), callback_on_step_end=stamp)
+                last = self.clock.mark()
+            total = self.clock.between_s(first, last)
+            text = sum(self.clock.between_s(*span) for span in spans["text"])
+            vae = sum(self.clock.between_s(*span) for span in spans["vae"])
+            network = sum(self.clock.between_s(*span) for span in spans["denoiser"])
+            step = self.clock.between_s(steps[0], steps[-1]) / (len(steps) - 1) if len(steps) > 1 else network
+            rows.append((total, text, step, vae, total - text - vae - step * len(steps), network))
+        return Parts(*(float(v) for v in np.median(np.array(rows), axis=0)))
+
+
+class _FirstLatents:
+    latents: Any = None
+
+    def __call__(self, pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        if self.latents is None:
+            self.latents = values["latents"]
+        return values
+
+
+@contextmanager
+def _timed_modules(pipe: Any, clock: Clock) -> Iterator[dict[str, list[tuple[Any, Any]]]]:
+    """Marks around every call of the text encoders, the denoiser and the image decoder."""
+    spans: dict[str, list[tuple[Any, Any]]] = {"text": [], "denoiser": [], "vae": []}
+    hooks = []
+
+    def watch(module: Any, kind: str) -> None:
+        opened: list[Any] = []
+        hooks.append(module.register_forward_pre_hook(lambda *_: opened.append(clock.mark())))
+        hooks.append(module.register_forward_hook(lambda *_: spans[kind].append((opened.pop(), clock.mark()))))
+
+    for name, module in modules(pipe).items():
+        if name.startswith("text_encoder"):
+            watch(module, "text")
+    watch(denoiser(pipe), "denoiser")
+    watch(pipe.vae.decoder, "vae")
+    try:
+        yield spans
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,383 @@
+"""One calibration from the wishes of a command line to a profile's folder."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from argus_sim.errors import InputError, did_you_mean
+from calibration import estimate, scorers
+from calibration.assemble import Assembled, assemble
+from calibration.hardware import Hardware, describe, resolve_device
+from calibration.pipelines import DTYPES, Weights, check_parameters, locate, need_torch
+from calibration.plan import CHUNK, Cell, Plan, Settings, estimate_s, make_plan, prompts_digest
+from calibration.prompts import DEFAULT_NUMBER, read_prompts
+from calibration.quality import contact_sheet
+from calibration.runner import Calibration, Progress
+from calibration.store import OK, Store
+from calibration.text import neighbours
+from calibration.zoo import SHAPES, ZooModel, select
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """The command line's options; None is "choose for me"."""
+
+    zoo: str = "sd"
+    models: tuple[str, ...] = ()
+    weights: Path | None = None
+    gpu: int | None = None
+    device: str | None = None
+    threads: int | None = None
+    dtype: str | None = None
+    prompts: str | None = None
+    approximations: tuple[str, ...] = ()
+    batch_sizes: tuple[int, ...] = ()
+    steps: int | None = None
+    seeds: int = 2
+    scorers: tuple[str, ...] = ()
+    metric: str | None = None
+    embedding: str = "ngrams"
+    out: Path | None = None
+    resume: bool = False
+    latency_only: bool = False
+    quality_only: bool = False
+    random_weights: bool = False
+    budget_s: float | None = None
+    cell_seconds: float | None = None
+    sheets: int = 0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything decided, nothing measured."""
+
+    settings: Settings
+    plan: Plan
+    entries: list[ZooModel]
+    weights: dict[str, Weights]
+    prompts: pd.DataFrame
+    prompts_origin: str
+    out: Path
+    hardware: Hardware
+
+
+_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def seconds_of(text: str) -> float:
+    """A length of time such as ``90s``, ``30m`` or ``1h30m``.
+
+    >>> seconds_of("1h30m")
+    5400.0
+    """
+    if not re.fullmatch(r"(\d+(\.\d+)?[smh])+", text):
+        raise InputError(f"no length of time: {text!r}; write 90s, 30m or 1h30m", where="--budget")
+    return sum(float(number) * _UNITS[unit] for number, _, unit in re.findall(r"(\d+(\.\d+)?)([smh])", text))
+
+
+def prepare(wishes: Wishes, remark: Say) -> Prepared:
+    """Decide what to do.
+
+    Raises:
+        InputError: Something asked for is not to be had; the message says what is.
+    """
+    if wishes.latency_only and wishes.quality_only:
+        raise InputError("--latency-only and --quality-only leave nothing to do")
+    if wishes.quality_only and wishes.random_weights:
+        raise InputError(
+            "images of random weights have no quality: --random-weights and --quality-only exclude it"
+        )
+    chosen = select(wishes.zoo, wishes.models, wishes.weights)
+    if wishes.steps is not None:
+        if wishes.steps < 1:
+            raise InputError(f"at least 1 step, not {wishes.steps}", where="--steps")
+        # A model that was distilled for few steps is run with those.
+        chosen = [replace(entry, steps=wishes.steps) if entry.steps >= 10 else entry for entry in chosen]
+    torch = need_torch()
+    if wishes.threads is not None:
+        torch.set_num_threads(wishes.threads)
+    device = resolve_device(wishes.device, wishes.gpu)
+    if device == "meta":
+        raise InputError("on the meta device nothing can be measured, only sizes compared", where="--device")
+    dtype = wishes.dtype or ("fp16" if device.startswith("cuda") else "fp32")
+    if dtype not in DTYPES:
+        raise InputError(f"no dtype {dtype!r}{did_you_mean(dtype, DTYPES)}", where="--dtype")
+    entries, weights = _with_weights(wishes, chosen, remark)
+    prompts, origin = read_prompts(wishes.prompts or str(DEFAULT_NUMBER), wishes.zoo)
+    quality = not (wishes.latency_only or wishes.random_weights)
+    judges = _judges(wishes, remark) if quality else ()
+    metrics = [scorers.metric_of(judge) for judge in judges]
+    metric = wishes.metric or next((m for m in metrics if m == "pick_score"), metrics[0] if metrics else "absent")
+    if quality and metric in scorers.SIGNED:
+        raise InputError(f"{metric!r} can be negative, so no ratio can be formed: take another", where="--metric")
+    if quality and metric not in metrics:
+        raise InputError(f"no scorer gives {metric!r}{did_you_mean(metric, metrics)}", where="--metric")
+    on_gpu = device.startswith("cuda")
+    batches = tuple(sorted(set(wishes.batch_sizes) or ((1, 2, 4, 8) if on_gpu else (1, 2, 4))))
+    if batches[0] < 1 or wishes.seeds < 1:
+        raise InputError("batch sizes and the number of seeds start at 1", where="--batch-sizes, --seeds")
+    settings = Settings(
+        zoo=wishes.zoo,
+        models=tuple(entry.name for entry in entries),
+        device="cuda" if on_gpu else device,
+        dtype=dtype,
+        approximations=wishes.approximations,
+        batch_sizes=(1,) if wishes.quality_only else tuple(sorted({1, *batches})),
+        steps=wishes.steps,
+        seeds=wishes.seeds,
+        prompts=wishes.prompts or str(DEFAULT_NUMBER),
+        prompts_digest=prompts_digest(prompts),
+        scorers=judges,
+        metric=metric,
+        embedding=wishes.embedding,
+        latency=not wishes.quality_only,
+        quality=quality,
+        random_weights=wishes.random_weights,
+        cell_seconds=0.0 if wishes.quality_only else wishes.cell_seconds or (15.0 if on_gpu else 3.0),
+        load_repeats=1 if wishes.quality_only else 3,
+    )
+    plan = make_plan(settings, entries, len(prompts))
+    hardware = describe(device)
+    out = wishes.out or Path("calibrated") / _default_name(wishes.zoo, hardware, wishes.random_weights)
+    # The device's number is nobody's concern but this run's.
+    settings = replace(settings, device=device)
+    return Prepared(settings, plan, entries, weights, prompts, origin, out, hardware)
+
+
+def _default_name(zoo: str, hardware: Hardware, random_weights: bool) -> str:
+    name = "cpu" if hardware.name.startswith("CPU") else hardware.name
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return f"{zoo}-{slug}{'-random' if random_weights else ''}"
+
+
+def _with_weights(
+    wishes: Wishes, chosen: Sequence[ZooModel], remark: Say
+) -> tuple[list[ZooModel], dict[str, Weights]]:
+    """The models that can be had, and where; all of those that were named must be."""
+    weights: dict[str, Weights] = {}
+    missing: list[str] = []
+    for entry in chosen:
+        found = locate(entry, random_weights=wishes.random_weights)
+        if found is None:
+            missing.append(entry.name)
+        else:
+            weights[entry.name] = found
+    if missing and (wishes.models or not weights):
+        raise InputError(
+            f"no weights of {', '.join(missing)}: neither in a folder (--weights DIR, one folder per model,"
+            " or --models NAME=FOLDER), nor in the hub's cache, nor can they be downloaded."
+            " --random-weights measures latency without any; --zoo shapes brings its own",
+            where="--models" if wishes.models else f"--zoo {wishes.zoo}",
+        )
+    if missing:
+        remark(f"no weights of {', '.join(missing)}: left out")
+    return [entry for entry in chosen if entry.name in weights], weights
+
+
+def _judges(wishes: Wishes, remark: Say) -> tuple[str, ...]:
+    """Scorers whose weights can be had; those that were named must be."""
+    if wishes.scorers:
+        for name in wishes.scorers:
+            if not scorers.available(name):
+                scorers.build(name, device="cpu")  # fails with the reason, or downloads
+        return wishes.scorers
+    if wishes.zoo == "shapes":
+        folder = SHAPES / "shapes-clip"
+        if not folder.is_dir():
+            raise InputError("the shapes zoo's scorer is missing: give one with --scorers clip=FOLDER")
+        return (f"clip={folder}",)
+    found = []
+    for name in ("pickscore", "clip"):
+        try:
+            if not scorers.available(name):
+                scorers.build(name, device="cpu")
+        except InputError as error:
+            remark(f"no scorer {name!r}: {error.message}")
+            continue
+        found.append(name)
+    if not found:
+        raise InputError(
+            "no scorer's weights are to be had: give a folder (--scorers clip=FOLDER), or measure"
+            " latency only (--latency-only)",
+            where="--scorers",
+        )
+    return tuple(found)
+
+
+# ---- the plan, for people
+
+
+def plan_text(prepared: Prepared, budget_s: float | None) -> tuple[list[str], dict[str, float]]:
+    """The plan as lines, and estimated seconds of one denoising step by model."""
+    settings, plan = prepared.settings, prepared.plan
+    speed = estimate.device_flops_per_s(settings.device, settings.dtype)
+    step_s = {
+        entry.name: estimate.step_seconds(entry, device=settings.device, dtype=settings.dtype, flops_per_s=speed)
+        for entry in prepared.entries
+    }
+    spent = estimate_s(plan, settings, step_s, len(prepared.prompts))
+    counts = {kind: sum(cell.kind == kind for cell in plan.cells) for kind in spent}
+    what = ", ".join(f"{counts[kind]} {kind} (~{_duration(s)})" for kind, s in spent.items() if counts[kind])
+    weights = {name: where.origin for name, where in prepared.weights.items()}
+    lines = [
+        f"device    {prepared.hardware.name}, {settings.dtype}",
+        f"models    {', '.join(f'{name} ({origin})' for name, origin in weights.items())}",
+        f"variants  {', '.join(v.name for v in plan.variants)}",
+        f"prompts   {len(prepared.prompts)} ({prepared.prompts_origin}), {settings.seeds} seeds"
+        if settings.quality
+        else f"prompts   {len(prepared.prompts)}; quality is not measured",
+        f"cells     {len(plan.cells)}: {what}",
+        f"time      about {_duration(sum(spent.values()))}, a rough guess"
+        + (f"; stops after {_duration(budget_s)}" if budget_s else ""),
+        f"output    {prepared.out}",
+    ]
+    lines += [f"left out  {name}: {reason}" for name, reason in plan.left_out]
+    return lines, step_s
+
+
+def _duration(seconds: float) -> str:
+    from argus_sim.cli.output import duration
+
+    return duration(seconds)
+
+
+# ---- carrying it out
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of it.
+
+    Attributes:
+        assembled: The profile and what is not in it.
+        finished: Whether every cell was done; False when the budget ended it.
+        sheets: Contact sheets that were written.
+    """
+
+    assembled: Assembled
+    finished: bool
+    sheets: tuple[Path, ...]
+
+
+def carry_out(prepared: Prepared, wishes: Wishes, progress: Progress) -> Outcome:
+    """Measure, then write the profile.
+
+    Raises:
+        InputError: The run cannot be, or did not get far enough for a profile.
+        KeyboardInterrupt: What is done is kept.
+    """
+    p = prepared
+    similarity = neighbours(list(p.prompts["prompt"]), list(p.prompts["text"]), p.settings.embedding)
+    keep = wishes.sheets if p.settings.quality else 0
+    with Store(p.out) as store:
+        # Another GPU of the same machine gives the same cells: a run may go on there.
+        store.begin(replace(p.settings, device=p.settings.device.partition(":")[0]), resume=wishes.resume)
+        calibration = Calibration(
+            p.settings, p.plan, p.entries, p.weights, p.prompts, similarity, store,
+            progress=progress, budget_s=wishes.budget_s, keep_images=keep,
+        )  # fmt: skip
+        finished = calibration.run()
+        assembled = assemble(
+            p.out.name, p.settings, p.plan, store, p.prompts, p.prompts_origin, similarity, p.hardware
+        )
+        assembled.profile.save(p.out)
+        sheets = _write_sheets(p, store, keep)
+        if finished:
+            store.clean()
+    return Outcome(assembled, finished, sheets)
+
+
+def _write_sheets(p: Prepared, store: Store, number: int) -> tuple[Path, ...]:
+    """One picture per prompt: rows are variants, columns seeds."""
+    out = []
+    for position in range(min(number, len(p.prompts))):
+        chunk, at = divmod(position, CHUNK)
+        names, rows = [], []
+        for variant in p.plan.variants:
+            cells = [
+                c for c in p.plan.cells if c.kind == "quality" and c.variant == variant.name and c.chunk == chunk
+            ]
+            arrays = [store.array(f"sheet--{cell.key}") for cell in cells]
+            kept: list[Any] = [a[at].astype("float32") / 255.0 for a in arrays if a is not None]
+            if kept and len(kept) == len(arrays):
+                names.append(variant.name)
+                rows.append(kept)
+        if rows:
+            prompt = p.prompts.iloc[position]
+            title = f"{prompt['prompt']}: {prompt['text']}"
+            store.write(f"sheets/{prompt['prompt']}.png", contact_sheet(rows, names, title))
+            out.append(store.folder / "sheets" / f"{prompt['prompt']}.png")
+    return tuple(out)
+
+
+class Bar:
+    """Progress on stderr: a bar with the time left where someone watches, a line a minute where nobody does."""
+
+    def __init__(self, plan: Plan, done: set[str], remark: Say) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import Progress as RichProgress
+
+        self._remark = remark
+        console = Console(stderr=True)
+        self._bar = RichProgress(
+            BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+            TextColumn("{task.description}", markup=False), console=console, transient=True,
+            disable=not console.is_terminal,
+        )  # fmt: skip
+        self._watched = console.is_terminal
+        left = sum(cell.key not in done for cell in plan.cells)
+        self._task = self._bar.add_task("", total=len(plan.cells), completed=len(plan.cells) - left)
+        self._left, self._start, self._last, self._ended = left, time.monotonic(), time.monotonic(), 0
+
+    def __enter__(self) -> Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def begin(self, cell: Cell) -> None:
+        self._bar.update(self._task, description=cell.key.replace("~", "/").replace("--", " "))
+
+    def end(self, cell: Cell, record: dict[str, Any]) -> None:
+        self._ended += 1
+        self._bar.advance(self._task)
+        if record["status"] != OK:
+            self._remark(f"{cell.key.replace('~', '/').replace('--', ' ')}: {record['status']}")
+        now = time.monotonic()
+        if not self._watched and now - self._last >= 60.0:
+            self._last = now
+            left = (self._left - self._ended) * (now - self._start) / self._ended
+            self._remark(f"{self._ended} of {self._left} cells, about {_duration(left)} left")
+
+
+class Silent:
+    """Nobody wants to know."""
+
+    def begin(self, cell: Cell) -> None:
+        pass
+
+    def end(self, cell: Cell, record: dict[str, Any]) -> None:
+        pass
+
+
+def compare_sizes(entries: Sequence[ZooModel]) -> tuple[list[tuple[str, str, int, str, bool]], bool]:
+    """``(model, component, counted, published, agree)`` of every architecture, and whether all agree."""
+    rows = [(entry.name, *row) for entry in entries for row in check_parameters(entry)]
+    return rows, all(row[-1] for row in rows)

@@ -1,0 +1,285 @@
+"""From zoo entries to diffusers pipelines: found weights, random weights, or none at all (the meta device).
+
+Imports torch and diffusers when a function is called, not before.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
+
+from argus_sim.errors import InputError
+from calibration.zoo import ZooModel, published_range
+
+if TYPE_CHECKING:
+    import torch
+
+Origin = Literal["folder", "cache", "hub", "random"]
+
+DTYPES: Final = ("fp16", "bf16", "fp32")
+
+
+def need_torch() -> Any:
+    """The torch module. Raises InputError where what the harness needs is not installed."""
+    try:
+        import diffusers
+        import torch
+        import torchmetrics
+        import transformers
+    except ImportError as error:
+        raise InputError(
+            f"this needs the packages of the calibrate extra, and {error.name!r} is missing:"
+            " pip install 'argus-sim[calibrate]'"
+        ) from None
+    for library in (diffusers, transformers):
+        logging: Any = library.utils.logging
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
+    del torchmetrics
+    return torch
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    torch = need_torch()
+    kinds: dict[str, Any] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+    dtype: Any = kinds[name]
+    return cast("torch.dtype", dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Where the weights of a model are.
+
+    Attributes:
+        origin: A local ``folder``, the hub's ``cache``, the ``hub`` itself, or ``random``.
+        path: What ``from_pretrained`` takes; "" for random ones.
+    """
+
+    origin: Origin
+    path: str
+
+
+def locate(entry: ZooModel, *, random_weights: bool = False, online: bool | None = None) -> Weights | None:
+    """Find a model's weights: its folder, the hub's cache, the hub; None where they are not to be had.
+
+    Args:
+        entry: The model.
+        random_weights: Build it from its architecture instead.
+        online: Whether to ask the hub; by default unless ``HF_HUB_OFFLINE`` says no.
+    """
+    if entry.folder is not None:
+        there = (entry.folder / "model_index.json").is_file()
+        return Weights("folder", str(entry.folder)) if there else None
+    if random_weights:
+        return Weights("random", "")
+    import huggingface_hub
+
+    index = huggingface_hub.try_to_load_from_cache(entry.hub_id, "model_index.json", revision=entry.revision)
+    if isinstance(index, str):
+        return Weights("cache", entry.hub_id)
+    if online is None:
+        online = os.environ.get("HF_HUB_OFFLINE", "").lower() not in ("1", "true", "yes", "on")
+    if not online:
+        return None
+    try:
+        huggingface_hub.HfApi().model_info(entry.hub_id, revision=entry.revision, timeout=5.0)
+    except Exception:  # whatever keeps us from it, the answer is the same: not to be had
+        return None
+    return Weights("hub", entry.hub_id)
+
+
+def load(entry: ZooModel, weights: Weights, *, device: str, dtype: str, seed: int = 0) -> Any:
+    """A pipeline on the device, ready to run.
+
+    Raises:
+        InputError: The weights are there but cannot be read.
+    """
+    need_torch()
+    pipe = build_random(entry, device=device, dtype=dtype, seed=seed) if weights.origin == "random" else None
+    if pipe is None:
+        pipe = _from_pretrained(entry, weights, dtype).to(device)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _from_pretrained(entry: ZooModel, weights: Weights, dtype: str) -> Any:
+    import diffusers
+
+    options: dict[str, Any] = {"torch_dtype": torch_dtype(dtype), "local_files_only": weights.origin != "hub"}
+    if weights.origin != "folder":
+        options["revision"] = entry.revision
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", FutureWarning
+            )  # newer versions call it dtype, older ones do not know that
+            pipe = diffusers.DiffusionPipeline.from_pretrained(weights.path, **options)
+        if entry.denoiser_file and weights.origin != "folder":
+            _replace_denoiser(pipe, entry, local=weights.origin != "hub")
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"the weights of {entry.name!r} cannot be loaded: {first}", where=weights.path) from None
+    for part in ("safety_checker", "feature_extractor", "image_encoder"):  # not part of what is measured
+        if part in pipe.components and getattr(pipe, part, None) is not None:
+            pipe.register_modules(**{part: None})
+    wanted = getattr(diffusers, entry.scheduler) if entry.scheduler else type(pipe.scheduler)
+    if type(pipe.scheduler) is not wanted:
+        pipe.scheduler = wanted.from_config(pipe.scheduler.config)
+    return pipe
+
+
+def _replace_denoiser(pipe: Any, entry: ZooModel, *, local: bool) -> None:
+    import huggingface_hub
+    from safetensors.torch import load_file
+
+    assert entry.denoiser_file is not None
+    repository, name = entry.denoiser_file
+    file = huggingface_hub.hf_hub_download(repository, name, local_files_only=local)
+    pipe.unet.load_state_dict(load_file(file))
+    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **dict(entry.scheduler_config))
+
+
+def build_component(entry: ZooModel, component: str, *, device: str, dtype: str) -> Any:
+    """One component with freshly initialised weights, of exactly the architecture its file describes."""
+    torch = need_torch()
+    import diffusers
+    import transformers
+
+    config = entry.architecture(component)
+    name = config.pop("_class_name")
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch_dtype(dtype))
+    try:
+        with torch.device(device):
+            if hasattr(diffusers, name):
+                part = getattr(diffusers, name).from_config(config)
+            else:
+                cls = getattr(transformers, name)
+                part = cls(cls.config_class(**config))
+    finally:
+        torch.set_default_dtype(before)
+    return part.to(torch_dtype(dtype)).eval().requires_grad_(False)
+
+
+def build_random(entry: ZooModel, *, device: str, dtype: str, seed: int = 0) -> Any:
+    """A pipeline with random weights: the same work per image as with trained ones, and images of noise."""
+    torch = need_torch()
+    import diffusers
+
+    if not entry.components:
+        raise InputError(f"{entry.name!r} is defined by its weights: random ones make no sense", where="--models")
+    torch.manual_seed(seed)
+    parts: dict[str, Any] = {
+        name: build_component(entry, name, device=device, dtype=dtype) for name in entry.components
+    }
+    for name in list(parts):
+        if name.startswith("text_encoder"):
+            kind = entry.architecture(name)["_class_name"]
+            parts[name.replace("text_encoder", "tokenizer")] = stand_in_tokenizer(kind)
+    parts["scheduler"] = getattr(diffusers, entry.scheduler)(**entry.scheduler_config)
+    if entry.pipeline == "StableDiffusionPipeline":
+        parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    pipe = getattr(diffusers, entry.pipeline)(**parts)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def stand_in_tokenizer(encoder_class: str) -> Any:
+    """A tokenizer of the right kind that knows bytes only: prompts are padded to full length anyway."""
+    import transformers
+
+    if encoder_class == "T5EncoderModel":
+        pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -1.0)]
+        pieces += [(chr(code), -2.0) for code in range(33, 127)]
+        return transformers.T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
+    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters = [chr(b) if b in visible else chr(256 + b) for b in range(256)]
+    words = [*letters, *(letter + "</w>" for letter in letters)]
+    vocab = {word: i for i, word in enumerate(words)} | {"<|startoftext|>": 49406, "<|endoftext|>": 49407}
+    return transformers.CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77)
+
+
+def count_parameters(entry: ZooModel) -> dict[str, int]:
+    """Component -> number of weights, counted on the meta device: no memory, no download.
+
+    Stored buffers count, as they do in the size of a weights file.
+    """
+    if not entry.components:
+        return _count_files(entry)
+    counts = {}
+    for name in entry.components:
+        part = build_component(entry, name, device="meta", dtype="fp32")
+        stored = {id(tensor): tensor.numel() for tensor in part.state_dict(keep_vars=True).values()}
+        counts[name] = sum(stored.values())  # a tensor with two names is one
+    return counts
+
+
+def _count_files(entry: ZooModel) -> dict[str, int]:
+    need_torch()
+    from safetensors import safe_open
+
+    counts: dict[str, int] = {}
+    assert entry.folder is not None
+    for file in sorted(entry.folder.glob("*/*.safetensors")):
+        with safe_open(str(file), framework="pt") as tensors:
+            size = 0
+            for key in tensors.keys():  # noqa: SIM118 - not a mapping
+                shape = tensors.get_slice(key).get_shape()
+                number = 1
+                for side in shape:
+                    number *= side
+                size += number
+        counts[file.parent.name] = counts.get(file.parent.name, 0) + size
+    return counts
+
+
+def check_parameters(entry: ZooModel) -> list[tuple[str, int, str, bool]]:
+    """``(component, counted, published, agree)`` for every component whose size was published."""
+    counts = count_parameters(entry)
+    rows = []
+    for component, text in entry.published.items():
+        low, high = published_range(text)
+        rows.append((component, counts[component], text, low <= counts[component] <= high))
+    return rows
+
+
+def default_side(entry: ZooModel, pipe: Any) -> int:
+    """Side of the images in pixels: the zoo's, or what the weights' configuration implies."""
+    if entry.resolution:
+        return entry.resolution
+    return int(denoiser(pipe).config.sample_size) * int(pipe.vae_scale_factor)
+
+
+def denoiser(pipe: Any) -> Any:
+    """The network that is run once per step."""
+    return pipe.unet if getattr(pipe, "unet", None) is not None else pipe.transformer
+
+
+def modules(pipe: Any) -> dict[str, Any]:
+    """Component -> torch module of everything that has weights."""
+    torch = need_torch()
+    return {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+
+
+def weight_bytes(pipe: Any) -> int:
+    """Bytes of all weights and buffers."""
+    tensors = [t for part in modules(pipe).values() for t in (*part.parameters(), *part.buffers())]
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files under a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it says that a device or the host has no memory left."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)

@@ -1,0 +1,200 @@
+"""Loading, timing and counting of pipelines, on tiny ones of the real format."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from argus_sim.errors import InputError
+from calibration import loads, pipelines
+from calibration.approximations import EXACT, Run, parse
+from calibration.hardware import Nvml, describe, resolve_device
+from calibration.latency import Workload, measure
+from calibration.zoo import ZOOS, ZooModel, published_range, select
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("diffusers", reason="diffusers is not installed")
+
+from tests.calibration.make_pipelines import tiny_sd  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "mine"
+    tiny_sd().save_pretrained(path)
+    return path
+
+
+def entry_of(folder: Path) -> ZooModel:
+    return select("sd", [f"mine={folder}"])[0]
+
+
+@pytest.mark.parametrize("entry", ZOOS["sd"], ids=lambda entry: entry.name)
+def test_every_architecture_has_its_published_size(entry: ZooModel) -> None:
+    rows = pipelines.check_parameters(entry)
+    assert rows
+    assert all(agree for *_, agree in rows), rows
+
+
+@pytest.mark.parametrize(
+    ("config", "counted"),
+    [("sd15", 859_520_964), ("sd21", 865_910_724), ("sdxl", 2_567_463_684), ("flux-schnell", 11_891_178_560)],
+)
+def test_sizes_of_denoisers_to_the_digit(config: str, counted: int) -> None:
+    counts = pipelines.count_parameters(select("sd", [config])[0])
+    assert counts.get("unet", counts.get("transformer")) == counted
+
+
+def test_published_digits_say_how_exact_they_are() -> None:
+    assert published_range("2.6B") == (2_500_000_000, 2_700_000_000)
+    low, high = published_range("123.1M")
+    assert (low, high) == (121_869_000, 124_331_000)
+
+
+def test_weights_from_a_folder_give_the_very_same_images(folder: Path) -> None:
+    entry = entry_of(folder)
+    weights = pipelines.locate(entry)
+    assert weights is not None
+    assert weights.origin == "folder"
+    pipe = pipelines.load(entry, weights, device="cpu", dtype="fp32")
+    side = pipelines.default_side(entry, pipe)
+    assert side == 16
+    images = [
+        Workload(p, device="cpu", steps=3, guidance=3.0, side=side).call(Run(3), ["a fox"] * 2, [1, 2])
+        for p in (pipe, tiny_sd())
+    ]
+    assert np.array_equal(*images)
+    assert not np.array_equal(images[0][0], images[0][1])
+
+
+def test_a_batch_gives_the_images_of_its_members(folder: Path) -> None:
+    work = Workload(tiny_sd(), device="cpu", steps=3, guidance=3.0, side=16)
+    both = work.call(Run(3), ["a fox", "an owl"], [1, 2])
+    assert np.allclose(both[1], work.call(Run(3), ["an owl"], [2])[0], atol=1e-4)
+
+
+def test_broken_weights_are_one_message(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline", "unet": ["x", "y"]}')
+    entry = entry_of(tmp_path)
+    weights = pipelines.locate(entry)
+    assert weights is not None
+    with pytest.raises(InputError, match="the weights of 'mine' cannot be loaded"):
+        pipelines.load(entry, weights, device="cpu", dtype="fp32")
+
+
+def test_weights_that_are_not_to_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *a, **k: None)
+    assert pipelines.locate(ZOOS["sd"][0], online=False) is None
+    assert pipelines.locate(ZOOS["sd"][0], random_weights=True) == pipelines.Weights("random", "")
+
+
+def test_random_weights_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = select("sd", ["tiny-sd"])[0]
+    small = {
+        "unet": {"block_out_channels": [8, 8], "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+                 "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"], "attention_head_dim": 2,
+                 "norm_num_groups": 4, "cross_attention_dim": 16},
+        "vae": {"block_out_channels": [8, 8], "norm_num_groups": 4,
+                "down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2},
+        "text_encoder": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+                         "num_attention_heads": 2},
+    }  # fmt: skip
+    full = ZooModel.architecture
+    monkeypatch.setattr(ZooModel, "architecture", lambda self, part: full(self, part) | small[part])
+    pipe = pipelines.load(entry, pipelines.Weights("random", ""), device="cpu", dtype="fp32")
+    image = Workload(pipe, device="cpu", steps=2, guidance=3.0, side=16).call(Run(2), ["a fox"], [0])
+    assert image.shape == (1, 16, 16, 3)
+    assert np.isfinite(image).all()
+
+
+def test_random_weights_need_an_architecture(folder: Path) -> None:
+    with pytest.raises(InputError, match="random ones make no sense"):
+        pipelines.build_random(entry_of(folder), device="cpu", dtype="fp32")
+
+
+@pytest.mark.parametrize("kind", ["CLIPTextModel", "T5EncoderModel"])
+def test_stand_in_tokenizers_fill_the_whole_length(kind: str) -> None:
+    tokenizer = pipelines.stand_in_tokenizer(kind)
+    ids = tokenizer("a red fox, \u00e9", padding="max_length", max_length=60, truncation=True).input_ids
+    assert len(ids) == 60
+    assert max(ids) < 49408
+
+
+class ProcessorTime:
+    """Time that this thread was computing: what others do to a shared machine does not count."""
+
+    def mark(self) -> float:
+        return time.thread_time()
+
+    def between_s(self, first: float, last: float) -> float:
+        return last - first
+
+
+def test_approximate_caching_takes_what_the_parts_say() -> None:
+    pipe = tiny_sd(width=32)
+    work = Workload(pipe, device="cpu", steps=20, guidance=3.0, side=32)
+    work.clock = ProcessorTime()
+    approximation = parse("ac-12")
+    ratios = []
+    for _ in range(3):  # caches are still shared: the best of three
+        parts = work.parts(1, repeats=3)
+        assert parts.total_s == pytest.approx(parts.predicted_s(20), rel=0.1)
+        with approximation.applied(pipe):
+            measured = measure(work.timed(approximation, 1), budget_s=1.0)
+        ratios.append(parts.predicted_s(8) / measured.median_s)
+        if abs(ratios[-1] - 1.0) < 0.05:
+            return
+    pytest.fail(f"predicted over measured: {ratios}")
+
+
+def test_loads_from_disk_and_host_leave_the_pipeline_as_it_was(folder: Path) -> None:
+    entry = entry_of(folder)
+    weights = pipelines.locate(entry)
+    assert weights is not None
+    assert all(s > 0 for s in loads.from_disk(entry, weights, device="cpu", dtype="fp32", repeats=2))
+    pipe: Any = pipelines.load(entry, weights, device="cpu", dtype="fp32")
+    work = Workload(pipe, device="cpu", steps=2, guidance=3.0, side=16)
+    before = work.call(Run(2), ["a fox"], [0])
+    host, gpu, evict = loads.host_and_device(pipe, device="cpu", repeats=3)
+    assert len(host) == len(gpu) == len(evict) == 3
+    assert np.array_equal(work.call(Run(2), ["a fox"], [0]), before)
+
+
+@pytest.mark.parametrize(
+    ("device", "gpu", "message"),
+    [
+        (None, 99, "no GPU 99"),
+        ("cuda:99", None, "no GPU 99"),
+        ("tpu", None, "no device 'tpu'"),
+        ("cpu", 0, "give one"),
+    ],
+)
+def test_wrong_devices_are_one_message(device: str | None, gpu: int | None, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        resolve_device(device, gpu)
+
+
+def test_the_machine_is_described() -> None:
+    hardware = describe("cpu")
+    assert hardware.name.startswith("CPU: ")
+    assert {"torch", "diffusers", "python"} <= set(hardware.libraries)
+    with Nvml("cpu") as nvml:
+        assert nvml.energy_j() is None
+        assert nvml.facts() == {}
+
+
+def test_the_exact_run_is_no_approximation() -> None:
+    assert EXACT.adjust(Run(50)) == Run(50)
+
+
+def test_out_of_memory_is_recognised() -> None:
+    assert pipelines.is_out_of_memory(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"))
+    assert pipelines.is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: 17 bytes"))
+    assert pipelines.is_out_of_memory(MemoryError())
+    assert not pipelines.is_out_of_memory(RuntimeError("shape mismatch"))

@@ -1,0 +1,415 @@
+"""A whole calibration on tiny pipelines: what it measures, what it survives, and that it says what is wrong."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from argus_sim.errors import InputError
+from argus_sim.profile import Profile
+from calibration.approximations import Run
+from calibration.cli import main
+from calibration.latency import Workload
+from calibration.measure import Silent, Wishes, carry_out, prepare, seconds_of
+from calibration.pipelines import weight_bytes
+from calibration.plan import Cell
+from calibration.store import Store
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("diffusers", reason="diffusers is not installed")
+
+from tests.calibration.make_pipelines import tiny_scorer, tiny_sd  # noqa: E402
+
+PROMPTS = 10  # two chunks
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("zoo")
+    tiny_sd(width=24).save_pretrained(folder / "big")
+    tiny_sd(width=16, seed=1).save_pretrained(folder / "small")
+    tiny_scorer(folder / "judge")
+    return folder
+
+
+def wishes(folder: Path, out: Path, /, **more: Any) -> Wishes:
+    common: dict[str, Any] = {
+        "models": (f"big={folder / 'big'}",),
+        "device": "cpu",
+        "approximations": ("ac-3", "ac-6", "steps-6"),
+        "batch_sizes": (1, 2),
+        "steps": 10,
+        "prompts": str(PROMPTS),
+        "seeds": 1,
+        "scorers": (f"clip={folder / 'judge'}",),
+        "out": out,
+        "cell_seconds": 0.01,
+    }
+    return Wishes(**common | more)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def orderly_time() -> Iterator[None]:
+    """Latency by the number of steps and of weights, whatever else this machine is doing."""
+    timed = Workload.timed
+
+    def by_the_book(self: Workload, approximation: Any, batch: int) -> Any:
+        once = timed(self, approximation, batch)
+        run = approximation.adjust(Run(self.steps))
+        seconds = 1e-9 * weight_bytes(self.pipe) * (run.steps - run.skipped + 2) * (1 + batch)
+
+        def timed_run() -> float:
+            once()
+            return seconds
+
+        return timed_run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Workload, "timed", by_the_book)
+        yield
+
+
+def calibrate(w: Wishes) -> Any:
+    return carry_out(prepare(w, lambda text: None), w, Silent())
+
+
+def cells(out: Path) -> dict[str, int]:
+    """Cell -> when it was written."""
+    folder = out.with_name(out.name + ".run") / "cells"
+    return {file.stem: file.stat().st_mtime_ns for file in sorted(folder.glob("*.json"))}
+
+
+@pytest.fixture(scope="module")
+def done(zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("out") / "tiny"
+    models = (f"big={zoo / 'big'}", f"small={zoo / 'small'}")
+    outcome = calibrate(wishes(zoo, out, models=models, sheets=1))
+    assert outcome.finished
+    return out
+
+
+def test_the_profile_is_sound_and_measured_throughout(done: Path) -> None:
+    profile = Profile.load(done)
+    profile.validate()
+    assert set(profile.measured_summary().values()) == {"measured"}
+    assert [v.name for v in profile.variants] == ["big", "big/ac-3", "big/ac-6", "big/steps-6", "small"]
+    assert profile.manifest.base == "big"
+    assert len(profile.prompts) == PROMPTS
+    assert profile.batch_sizes(profile.base) == (1, 2)
+    assert {len(profile.load_samples_s("big", source)) for source in ("disk", "host", "gpu")} == {3}
+    assert np.isfinite(profile.relative_quality()).all()
+    ac = [profile.variants[v] for v in profile.ladder("AC")[1:]]
+    assert [(v.skipped_steps, v.steps) for v in ac] == [(3, 10), (6, 10)]
+
+
+def test_the_manifest_says_how_and_where(done: Path) -> None:
+    manifest = Profile.load(done).manifest
+    assert manifest.gpu.startswith("CPU: ")
+    assert {"torch", "diffusers", "transformers"} <= set(manifest.libraries)
+    assert manifest.dtype == "fp32"
+    assert manifest.resolution == (16, 16)
+    details: Any = manifest.generator
+    assert {"text_s", "step_s", "vae_s", "total_s"} <= set(details["models"]["big"]["parts_s"])
+    assert set(details["models"]["big"]["skipping_predicted"]) == {"big/ac-3", "big/ac-6"}
+    assert details["drift"]["ratio"] > 0
+    assert details["models"]["big"]["parameters"]["unet"] > 0
+
+
+def test_the_ladders_are_in_order(done: Path) -> None:
+    profile = Profile.load(done)
+    assert profile.strategies == ("AC", "SM", "STEPS")
+    assert [profile.variants[v].name for v in profile.ladder("SM")] == ["big", "small"]
+
+
+def test_it_says_how_far_to_trust_it(done: Path) -> None:
+    notes: Any = Profile.load(done).manifest.generator["notes"]
+    assert any("latencies are not known to 5 %" in note for note in notes)  # of a hundredth of a second each
+
+
+def test_no_path_of_the_machine_is_in_it(done: Path, zoo: Path) -> None:
+    text = (done / "profile.json").read_text("utf-8")
+    assert str(zoo) not in text
+    assert "/tmp" not in text
+
+
+def test_similarity_is_that_of_the_prompt_whose_latents_were_used(done: Path) -> None:
+    table = Profile.load(done).table("similarity")
+    assert len(table) == PROMPTS
+    assert (table["prompt"] != table["neighbour"]).all()
+    assert table["similarity"].between(0.0, 1.0).all()
+
+
+def test_the_base_is_like_itself(done: Path) -> None:
+    profile = Profile.load(done)
+    ssim = profile.quality("ssim")
+    assert ssim[:, profile.base] == pytest.approx(1.0)
+    others = [profile.variant_id("big/ac-6"), profile.variant_id("big/steps-6")]
+    assert (ssim[:, others] < 0.99999).all()
+
+
+def test_contact_sheets_are_pictures(done: Path) -> None:
+    sheets = list((done.with_name("tiny.run") / "sheets").glob("*.png"))
+    assert len(sheets) == 1
+    assert sheets[0].read_bytes().startswith(b"\x89PNG")
+    assert not (done.with_name("tiny.run") / "work").exists()
+
+
+def test_a_stopped_run_goes_on_where_it_was(zoo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "stopped"
+
+    class Stop(Silent):
+        left = 9
+
+        def end(self, cell: Cell, record: dict[str, Any]) -> None:
+            self.left -= 1
+            if not self.left:
+                raise KeyboardInterrupt
+
+    w = wishes(zoo, out)
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(prepare(w, lambda text: None), w, Stop())
+    before = cells(out)
+    assert len(before) == 9
+    with pytest.raises(InputError, match="9 cells of an earlier run: go on with --resume"):
+        calibrate(w)
+    with pytest.raises(InputError, match=r"other settings \(seeds: 1 then, 2 now\)"):
+        calibrate(wishes(zoo, out, resume=True, seeds=2))
+    calibrate(wishes(zoo, out, resume=True))
+    after = cells(out)
+    assert {key: after[key] for key in before} == before
+    assert Profile.load(out).name == "stopped"
+
+
+def command(zoo: Path, out: Path) -> list[str]:
+    return [
+        sys.executable, "-c", "import sys; from calibration.cli import main; sys.exit(main())",
+        "--device", "cpu", "--models", f"big={zoo / 'big'}", "--scorers", f"clip={zoo / 'judge'}",
+        "--approximations", "ac-3,steps-6", "--batch-sizes", "1,2", "--steps", "10", "--prompts", str(PROMPTS),
+        "--seeds", "1", "--cell-seconds", "0.05", "--out", str(out), "--quiet", "--resume",
+    ]  # fmt: skip
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_cells_none_done_twice(zoo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    dice = random.Random(7)
+    seen: dict[str, int] = {}
+    for _ in range(3):
+        process = subprocess.Popen(command(zoo, out), env=environment, stdout=subprocess.DEVNULL)
+        target = len(seen) + dice.randint(1, 4)
+        stop = time.monotonic() + 90.0
+        while process.poll() is None and len(cells(out)) < target and time.monotonic() < stop:
+            time.sleep(0.01)
+        time.sleep(dice.random() * 0.1)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        now = cells(out)
+        assert {key: now[key] for key in seen} == seen
+        seen = now
+    finished = subprocess.run(command(zoo, out), env=environment, capture_output=True, text=True, check=True)
+    assert str(out) in finished.stdout
+    after = cells(out)
+    assert {key: after[key] for key in seen} == seen
+    expected = prepare(wishes(zoo, out, approximations=("ac-3", "steps-6")), lambda text: None)
+    assert set(after) == {cell.key for cell in expected.plan.cells}
+    # Images do not depend on the interruptions: the same scores as in an undisturbed run.
+    fresh = tmp_path / "fresh"
+    calibrate(wishes(zoo, fresh, approximations=("ac-3", "steps-6")))
+    for key in (key for key in after if key.startswith("quality")):
+        ours, theirs = (Store(folder).rows(key) for folder in (out, fresh))
+        pd.testing.assert_frame_equal(ours, theirs, rtol=1e-6)
+
+
+def test_two_processes_never_share_a_run(zoo: Path, tmp_path: Path) -> None:
+    with Store(tmp_path / "x"), pytest.raises(InputError, match="another process"), Store(tmp_path / "x"):
+        pass
+
+
+def test_what_does_not_fit_is_recorded_and_the_rest_goes_on(
+    zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = Workload.timed
+
+    def full(self: Workload, approximation: Any, batch: int) -> Any:
+        if batch >= 2:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return timed(self, approximation, batch)
+
+    monkeypatch.setattr(Workload, "timed", full)
+    out = tmp_path / "full"
+    outcome = calibrate(wishes(zoo, out, batch_sizes=(1, 2, 4), latency_only=True))
+    profile = Profile.load(out)
+    assert profile.batch_sizes(profile.base) == (1,)
+    assert "big: a batch of 2 does not fit" in outcome.assembled.left_out
+    record = json.loads((tmp_path / "full.run/cells/latency--big--b4.json").read_text())
+    assert record["because"].startswith("a smaller batch")
+
+
+def test_images_are_made_fewer_at_a_time_where_memory_ends(
+    zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = Workload.call
+    sizes = []
+
+    def small(self: Workload, run: Run, prompts: Any, *args: Any, **options: Any) -> Any:
+        if len(prompts) > 2:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        sizes.append(len(prompts))
+        return call(self, run, prompts, *args, **options)
+
+    monkeypatch.setattr(Workload, "call", small)
+    w = wishes(zoo, tmp_path / "small", approximations=("ac-6",), quality_only=True, prompts="4")
+    outcome = calibrate(w)
+    assert outcome.assembled.left_out == ()
+    assert 2 in sizes
+
+
+def test_images_that_are_no_numbers_leave_their_variant_out(
+    zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = Workload.call
+
+    def broken(self: Workload, run: Any, *args: Any, **options: Any) -> Any:
+        images = call(self, run, *args, **options)
+        if run.skipped == 6:
+            images = images.copy()
+            images[0, 0, 0, 0] = np.nan
+        return images
+
+    monkeypatch.setattr(Workload, "call", broken)
+    outcome = calibrate(wishes(zoo, tmp_path / "nan"))
+    names = {v.name for v in outcome.assembled.profile.variants}
+    assert "big/ac-3" in names
+    assert "big/ac-6" not in names
+    assert any("big/ac-6: images are not numbers in 2 of 2" in line for line in outcome.assembled.left_out)
+
+
+def test_a_base_of_no_numbers_is_one_message(zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        Workload, "call", lambda self, run, prompts, seeds, **o: np.full((len(prompts), 16, 16, 3), np.nan)
+    )
+    w = wishes(zoo, tmp_path / "nan", approximations=("steps-6",), quality_only=True)
+    with pytest.raises(InputError, match=r"the base variant 'big' is not done .*images are not numbers"):
+        calibrate(w)
+    assert cells(tmp_path / "nan")
+
+
+def test_no_space_is_one_message_and_nothing_is_lost(
+    zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import calibration.store as store
+
+    write, calls = store.write_atomically, []
+
+    def full(path: Path, content: bytes) -> None:
+        calls.append(path)
+        if len(calls) > 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, content)
+
+    out = tmp_path / "full"
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "write_atomically", full)
+        with pytest.raises(InputError, match="no space is left on the disk; what is done is kept"):
+            calibrate(wishes(zoo, out))
+    kept = cells(out)
+    assert len(kept) == 3
+    calibrate(wishes(zoo, out, resume=True))
+    assert {key: cells(out)[key] for key in kept} == kept
+
+
+def test_a_spent_budget_gives_what_is_done(zoo: Path, tmp_path: Path) -> None:
+    w = wishes(zoo, tmp_path / "short", budget_s=0.0)
+    with pytest.raises(InputError, match="the base variant 'big' is not done"):
+        calibrate(w)
+    assert calibrate(wishes(zoo, tmp_path / "short", resume=True)).finished
+
+
+def test_latency_only_marks_quality_as_absent(zoo: Path, tmp_path: Path) -> None:
+    calibrate(wishes(zoo, tmp_path / "fast", latency_only=True))
+    profile = Profile.load(tmp_path / "fast")
+    assert profile.manifest.metric == "absent"
+    summary = profile.measured_summary()
+    assert summary.pop("quality") == "synthetic"
+    assert set(summary.values()) == {"measured"}
+
+
+def test_quality_only_has_a_rough_latency_and_says_so(zoo: Path, tmp_path: Path) -> None:
+    calibrate(wishes(zoo, tmp_path / "images", quality_only=True))
+    profile = Profile.load(tmp_path / "images")
+    assert profile.batch_sizes(profile.base) == (1,)
+    assert "no precise latency" in (profile.provenance_of("latency")[0].derived or "")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"device": "cuda:7"}, "no GPU 7"),
+        ({"zoo": "sdd", "models": ()}, "no zoo 'sdd'; did you mean 'sd'"),
+        ({"models": ("sdxl",), "random_weights": False}, "no weights of sdxl.*--random-weights.*--zoo shapes"),
+        ({"models": ("sdxll",)}, "no model 'sdxll'.*did you mean 'sdxl'"),
+        ({"models": ("x=/no/such/folder",)}, "model_index.json is missing"),
+        ({"prompts": "nowhere.txt"}, "no such file"),
+        ({"approximations": ("ac-30",)}, "big/ac-30: cannot skip 30 of 10 steps"),
+        ({"approximations": ("ac-3", "ac-3")}, "named twice"),
+        ({"approximations": ("huge/ac-3",)}, "model 'huge' is not among --models"),
+        ({"approximations": ("ac-3+steps-6",)}, "full schedule only"),
+        ({"latency_only": True, "quality_only": True}, "leave nothing to do"),
+        ({"metric": "clip_scor"}, "did you mean 'clip_score'"),
+        ({"dtype": "fp8"}, "no dtype 'fp8'"),
+        ({"batch_sizes": (0,)}, "start at 1"),
+        ({"steps": 0}, "at least 1 step"),
+    ],
+)
+def test_wrong_wishes_are_one_message(
+    zoo: Path, tmp_path: Path, change: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(InputError, match=message):
+        prepare(wishes(zoo, tmp_path / "x", **change), lambda text: None)
+
+
+def test_lengths_of_time() -> None:
+    assert [seconds_of(t) for t in ("90s", "30m", "1h30m", "1.5h")] == [90, 1800, 5400, 5400]
+    with pytest.raises(InputError, match="no length of time"):
+        seconds_of("soon")
+
+
+def test_the_command_line_prints_a_plan_and_stops(zoo: Path, tmp_path: Path, capsys: Any) -> None:
+    arguments = command(zoo, tmp_path / "x")[3:]
+    arguments.remove("--quiet")
+    assert main([*arguments, "--plan-only"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "big, big/ac-3, big/steps-6" in captured.err
+    assert "a rough guess" in captured.err
+    assert not (tmp_path / "x.run").exists()
+
+
+def test_the_command_line_says_what_is_wrong(capsys: Any) -> None:
+    assert main(["--device", "cpu", "--models", "sdxll"]) == 2
+    assert "error: --models: no model 'sdxll'" in capsys.readouterr().err
+    assert main(["--no-such-option"]) == 2
+    assert "No such option" in capsys.readouterr().err
+    assert main(["--gpu", "12"]) == 2
+    assert "no GPU 12" in capsys.readouterr().err
+
+
+def test_sizes_on_the_meta_device(capsys: Any) -> None:
+    assert main(["--device", "meta", "--models", "tiny-sd,sd15", "--random-weights"]) == 0
+    text = capsys.readouterr().out
+    assert "859,520,964" in text
+    assert "differs" not in text

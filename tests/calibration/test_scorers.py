@@ -1,0 +1,108 @@
+"""Scorers against the same computation by hand, on a CLIP of the real format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from argus_sim.errors import InputError
+from calibration import scorers
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("torchmetrics", reason="torchmetrics is not installed")
+transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+
+from tests.calibration.make_pipelines import tiny_scorer  # noqa: E402
+
+TEXTS = ["a red fox", "two owls on a bicycle in the rain", "a lamp"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_scorer(tmp_path_factory.mktemp("scorers") / "judge")
+
+
+@pytest.fixture(scope="module")
+def images() -> Any:
+    return np.random.default_rng(0).random((3, 16, 16, 3), dtype=np.float32)
+
+
+def by_hand(folder: Path, images: Any) -> tuple[Any, float]:
+    """(cosines, temperature) with transformers alone."""
+    model = transformers.CLIPModel.from_pretrained(folder).eval()
+    processor = transformers.CLIPProcessor.from_pretrained(folder)
+    inputs = processor(text=TEXTS, images=scorers.pil(images), padding=True, return_tensors="pt")
+    with torch.no_grad():
+        out = model(**inputs)
+    return (out.image_embeds * out.text_embeds).sum(-1).double().numpy(), float(model.logit_scale.detach().exp())
+
+
+def test_clip_score_is_a_hundred_cosines(folder: Path, images: Any) -> None:
+    cosines, _ = by_hand(folder, images)
+    scorer = scorers.build(f"clip={folder}", device="cpu")
+    assert scorer.metric == "clip_score"
+    assert scorer.score(images, TEXTS) == pytest.approx(np.maximum(100.0 * cosines, 0.0), abs=1e-5)
+
+
+def test_pick_score_is_the_scaled_cosine(folder: Path, images: Any) -> None:
+    cosines, scale = by_hand(folder, images)
+    scorer = scorers.build(f"pickscore={folder}", device="cpu")
+    assert scorer.metric == "pick_score"
+    assert scorer.score(images, TEXTS) == pytest.approx(scale * cosines, abs=1e-5)
+
+
+def test_scores_do_not_depend_on_the_company(folder: Path, images: Any) -> None:
+    for name in ("clip", "pickscore"):
+        scorer = scorers.build(f"{name}={folder}", device="cpu")
+        alone = [scorer.score(images[i : i + 1], TEXTS[i : i + 1])[0] for i in range(3)]
+        assert scorer.score(images, TEXTS) == pytest.approx(alone, abs=1e-5)
+
+
+def test_the_provenance_names_the_folder_but_not_where_it_lies(folder: Path) -> None:
+    origin = scorers.build(f"clip={folder}", device="cpu").origin
+    assert "'judge'" in origin
+    assert str(folder.parent) not in origin
+
+
+def test_nearness_to_the_base(images: Any) -> None:
+    assert scorers.ssim(images, images) == pytest.approx(1.0)
+    noisy = np.clip(images + 0.2, 0.0, 1.0)
+    assert (scorers.ssim(noisy, images) < 0.99).all()
+
+
+def test_distances_between_sets_grow_with_the_shift(folder: Path) -> None:
+    rng = np.random.default_rng(2)
+    a, b = rng.normal(size=(2, 60, 8)).astype(np.float32)
+    same, near, far = (scorers.set_distances(x, a) for x in (a, b, b + 3.0))
+    assert same["fid_clip"] == pytest.approx(0.0, abs=1e-3)
+    assert same["fid_clip"] < near["fid_clip"] < far["fid_clip"]
+    assert near["kid_clip"] < far["kid_clip"]
+    assert scorers.set_distances(b, a) == near
+
+
+def test_features_are_one_row_per_image(folder: Path, images: Any) -> None:
+    scorer: Any = scorers.build(f"clip={folder}", device="cpu")
+    assert scorer.features(images).shape == (3, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("clipp", "no scorer 'clipp'; did you mean 'clip'"),
+        ("clip=/no/such/folder", "is not a folder"),
+        ("imagereward", "'image-reward' is not installed"),
+        ("hpsv2", "'hpsv2' is not installed"),
+    ],
+)
+def test_wrong_scorers_are_one_message(name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        scorers.build(name, device="cpu")
+
+
+def test_a_folder_without_weights(tmp_path: Path) -> None:
+    for name in ("clip", "pickscore"):
+        with pytest.raises(InputError, match="cannot be loaded"):
+            scorers.build(f"{name}={tmp_path}", device="cpu")
