@@ -102,7 +102,8 @@ def approximate_caching(skip: int) -> Approximation:
     def applied(pipe: Any) -> Iterator[None]:
         full = pipe.scheduler
         late = copy.copy(full)  # with whatever the pipeline has changed in it since it was made
-        late.__class__ = _late_starter(type(full), skip)
+        kind: Any = type(full)
+        late.__class__ = _late_starter(kind, skip)
         pipe.scheduler = late
         try:
             yield
@@ -118,7 +119,7 @@ def approximate_caching(skip: int) -> Approximation:
 
 
 @functools.cache
-def _late_starter(scheduler: type, skip: int) -> type:
+def _late_starter(scheduler: Any, skip: int) -> Any:
     """A subclass of a scheduler that starts at step `skip`."""
 
     class LateStarter(scheduler):  # type: ignore[misc]

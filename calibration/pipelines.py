@@ -9,13 +9,10 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
 from argus_sim.errors import InputError
 from calibration.zoo import ZooModel, published_range
-
-if TYPE_CHECKING:
-    import torch
 
 Origin = Literal["folder", "cache", "hub", "random"]
 
@@ -42,11 +39,10 @@ def need_torch() -> Any:
     return torch
 
 
-def torch_dtype(name: str) -> torch.dtype:
+def torch_dtype(name: str) -> Any:
+    """The torch.dtype of one of :data:`DTYPES`."""
     torch = need_torch()
-    kinds: dict[str, Any] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-    dtype: Any = kinds[name]
-    return cast("torch.dtype", dtype)
+    return {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[name]
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,9 +196,7 @@ def test_features_are_in_the_text(prompts: list[Prompt]) -> None:
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["argus-calibrate", *arguments])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    return int(caught.value.code or 0)
+    return cli.main()
 
 
 def test_command_published(

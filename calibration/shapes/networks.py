@@ -35,7 +35,7 @@ UNETS: Final = {
     "shapes-large": Shape((48, 64), 2, (True, True), (True, True), "UNetMidBlock2DCrossAttn"),
     "shapes-medium": Shape((48, 48), 1, (True, True), (True, True), "UNetMidBlock2DCrossAttn"),
     "shapes-small": Shape((32, 48), 1, (False, True), (False, True), "UNetMidBlock2D"),
-    "shapes-tiny": Shape((32,), 1, (True,), (False,), None),
+    "shapes-tiny": Shape((24,), 1, (True,), (False,), None),
 }
 
 

@@ -38,7 +38,7 @@ from calibration.shapes.trainer import PLANS, SCENES, SEED, Trainer
 
 UNCONDITIONAL: Final = 0.1  # share of captions that are left out, for classifier-free guidance
 NEGATIVES: Final = 2  # wrong captions per picture in the contrastive batch
-CLIP_SCALE: Final = 20.0  # upper bound of CLIP's logit scale: keeps the cosines of right and wrong far apart
+CLIP_SCALE: Final = 12.0  # upper bound of CLIP's logit scale: keeps the cosines of right and wrong far apart
 #: What a noun's token is asked for: colour, shape, size or none, column and row counted from the first item.
 NOUN: Final = (len(COLOURS), len(SHAPES), len(SIZES) + 1, 2 * GRID - 1, 2 * GRID - 1)
 

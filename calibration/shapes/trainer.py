@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from calibration.shapes import save
+from calibration.shapes.captions import MAX_ITEMS
 
 SEED: Final = 20240607
 SCENES: Final = 24_000
@@ -24,26 +25,25 @@ CHECKPOINT: Final = 400
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long and how fast a stage learns."""
+    """How long and how fast a stage learns, and how often it sees captions of one, two, ... five shapes."""
 
     steps: int
     batch: int
     rate: float
+    mix: tuple[int, ...] = (1, 1, 1, 1, 1)
 
 
 PLANS: Final[dict[str, Plan]] = {
     "vae": Plan(1000, 32, 2e-3),
     "text": Plan(1000, 64, 2e-3),
-    "clip": Plan(900, 64, 1e-3),
+    "clip": Plan(2400, 64, 1e-3),
     "shapes-large": Plan(1600, 32, 1e-3),
     "shapes-large+": Plan(1600, 32, 1e-3),
     "shapes-large++": Plan(1200, 32, 1e-3),
     "shapes-medium": Plan(1400, 32, 1e-3),
     "shapes-medium+": Plan(1200, 32, 1e-3),
-    "shapes-medium++": Plan(1200, 32, 1e-3),
-    "shapes-small": Plan(1400, 32, 1.5e-3),
-    "shapes-small+": Plan(2500, 32, 1.5e-3),
-    "shapes-tiny": Plan(6000, 32, 2e-3),
+    "shapes-small": Plan(3000, 32, 1.5e-3, mix=(4, 3, 2, 1, 1)),
+    "shapes-tiny": Plan(5000, 32, 2e-3, mix=(8, 4, 2, 1, 1)),
 }
 
 
@@ -62,7 +62,11 @@ class Trainer:
         self.rng = torch.Generator().manual_seed(SEED + len(name))
 
     def batches(self, size: int) -> Iterator[Tensor]:
-        """Row numbers of endless shuffled passes over `size` scenes."""
+        """Row numbers: endless shuffled passes over `size` scenes, or draws by the plan's mix of classes."""
+        if len(set(self.plan.mix)) > 1:
+            weights = torch.tensor(self.plan.mix, dtype=torch.float32).repeat(size // MAX_ITEMS + 1)[:size]
+            while True:
+                yield torch.multinomial(weights, self.plan.batch, generator=self.rng)
         while True:
             order = torch.randperm(size, generator=self.rng)
             yield from order[: size - size % self.plan.batch].view(-1, self.plan.batch)
@@ -113,6 +117,7 @@ class Trainer:
             "batch": self.plan.batch,
             "learning_rate": self.plan.rate,
             "average_decay": self.decay,
+            "classes_mixed": list(self.plan.mix),
             "seed": SEED,
             "scenes": SCENES,
             "parameters": sum(p.numel() for p in self.parameters),
