@@ -126,7 +126,7 @@ def _late_starter(scheduler: Any, skip: int) -> Any:
         # What a pipeline may pass is found by looking at the signature, which `wraps` keeps.
         timesteps: Any
 
-        @functools.wraps(scheduler.set_timesteps)  # type: ignore[attr-defined]
+        @functools.wraps(scheduler.set_timesteps)
         def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
             super().set_timesteps(*args, **kwargs)
             self.timesteps = self.timesteps[skip:]
