@@ -19,6 +19,7 @@ from argus_sim.arrivals import ArrivalSpec
 from argus_sim.core.batching import DropRule
 from argus_sim.errors import InputError, did_you_mean
 from argus_sim.policies import registry
+from argus_sim.simulation.discriminator import DiscriminatorConfig
 from argus_sim.simulation.faults import Fault
 from argus_sim.simulation.network import CacheConfig
 
@@ -123,6 +124,7 @@ class Cluster(_Section):
         dispatch_s: Time from a request's arrival to the engine: network and routing decision.
         staleness_s: How old the queue lengths may be that a policy sees.
         cache: The approximate cache.
+        discriminator: What a cascade judges images with.
         faults: What goes wrong.
     """
 
@@ -130,6 +132,7 @@ class Cluster(_Section):
     dispatch_s: NonNegative = 0.0
     staleness_s: NonNegative = 0.0
     cache: CacheConfig = CacheConfig()
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
     faults: tuple[Fault, ...] = ()
 
     @model_validator(mode="after")

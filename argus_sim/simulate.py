@@ -23,9 +23,11 @@ from argus_sim.policies import registry
 from argus_sim.policies.base import Policy, Setup
 from argus_sim.profile import Profile
 from argus_sim.profile_import import import_profile
+from argus_sim.provenance import Provenance
 from argus_sim.record import RunRecord
 from argus_sim.simulation import faults
 from argus_sim.simulation.cluster import SimulatedCluster
+from argus_sim.simulation.discriminator import Discriminator
 from argus_sim.simulation.environment import Environment
 from argus_sim.simulation.network import SimulatedCache
 from argus_sim.simulation.service import LoadTimes, ServiceTimes
@@ -85,6 +87,19 @@ class Scene:
             trace = trace.scale_time(1.0 / factor) if config.peak.by == "time" else trace.scale_rate(factor, rng)
         return trace
 
+    def assumptions(self) -> list[tuple[str, Provenance]]:
+        """What the cluster adds to what profile and traces rest on."""
+        experiment = self.experiment
+        kinds = [(p, registry.find(p.name, where=f"policy {p.label!r}")) for p in experiment.policies]
+        judged = [config.label for config, kind in kinds if kind.review is not Policy.review]
+        if not judged:
+            return []
+        model = (
+            f"Gaussian copula, correlation {experiment.cluster.discriminator.correlation:g} with relative quality"
+        )
+        source = f"argus_sim.simulation.discriminator ({model}; assumed), seed of the run"
+        return [(f"discriminator of {', '.join(judged)}", Provenance(kind="synthetic", source=source))]
+
     def policy(self, config: PolicyConfig, seed: int) -> Policy:
         """A fresh policy, knowing what a policy may know."""
         experiment = self.experiment
@@ -128,6 +143,12 @@ def simulate(
         drop=experiment.drop_rule,
         staleness_s=cluster.staleness_s,
     )
+
+    def discriminator() -> Discriminator | None:
+        if not engine.judges:
+            return None
+        return Discriminator(cluster.discriminator, profile.relative_quality(), len(trace), rng("discriminator"))
+
     similarity = profile.similarity()
     deepest = max(v.skipped_steps for v in profile.variants)
     host = SimulatedCluster(
@@ -136,6 +157,7 @@ def simulate(
         ServiceTimes.of(profile, len(trace), rng("service")),
         LoadTimes(profile, rng("loads")),
         None if similarity is None else SimulatedCache(cluster.cache, similarity, deepest, rng("cache")),
+        discriminator(),
         env=env,
         max_wait_s=experiment.max_wait_slos * scene.slo_s if experiment.drop == "never" else float("inf"),
     )
@@ -171,7 +193,7 @@ def _record(scene: Scene, workload: Workload, host: SimulatedCluster) -> RunReco
     variant, outcome = columns["variant"], columns["outcome"]
     # Each request of a batch of n stands for an n-th of the time that the batch took.
     busy_s = float(np.nansum((columns["finish_s"] - columns["start_s"]) / np.maximum(columns["batch_size"], 1)))
-    busy_s += engine.wasted_s
+    busy_s += engine.wasted_s + engine.passed_on_s
     served = (outcome == Outcome.ON_TIME) | (outcome == Outcome.LATE)
     relative = np.full(len(variant), np.nan)
     to_base = np.full(len(variant), np.nan)

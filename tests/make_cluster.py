@@ -13,6 +13,7 @@ from argus_sim.core.requests import Requests
 from argus_sim.policies.base import Policy
 from argus_sim.profile import Profile
 from argus_sim.simulation.cluster import SimulatedCluster
+from argus_sim.simulation.discriminator import Discriminator
 from argus_sim.simulation.environment import Environment
 from argus_sim.simulation.network import SimulatedCache
 from argus_sim.simulation.service import LoadTimes, ServiceTimes
@@ -65,6 +66,7 @@ def make_cluster(
     drop: DropRule | None = None,
     staleness_s: float = 0.0,
     cache: SimulatedCache | None = None,
+    discriminator: Discriminator | None = None,
     service: ServiceTimes | None = None,
     env: Environment | None = None,
     max_wait_s: float = float("inf"),
@@ -77,6 +79,7 @@ def make_cluster(
         service or ServiceTimes.of(profile, len(requests), np.random.default_rng([seed, 1])),
         LoadTimes(profile, np.random.default_rng([seed, 2])),
         cache,
+        discriminator,
         env=env,
         max_wait_s=max_wait_s,
     )

@@ -87,11 +87,12 @@ def peak_table(peaks: pd.DataFrame, aggregate: pd.DataFrame) -> Table:
 
 
 def basis(scene: Scene) -> dict[Kind, list[str]]:
-    """Kind of provenance -> the tables of the profile and the traces that are of it, or ``part of`` which is."""
+    """Kind of provenance -> what is of it, or ``part of`` which is: tables, traces, what the cluster assumes."""
     parts = [(table, part) for table in scene.profile.tables for part in scene.profile.provenance_of(table)]
     for config in scene.experiment.traces:
         trace = scene.trace(config, scene.experiment.seed)
         parts += [(f"trace {config.name}", part) for part in trace.provenance]
+    parts += scene.assumptions()
     kinds: dict[str, dict[Kind, None]] = {}
     for what, part in parts:
         kinds.setdefault(what, {})[part.kind] = None

@@ -20,6 +20,7 @@ from argus_sim.core.floor import NOTHING, Floor, PolicyError
 from argus_sim.core.outcomes import SIZES, WORKERS, OutcomeLog
 from argus_sim.core.requests import Requests
 from argus_sim.core.view import ClusterView
+from argus_sim.core.workers import Worker
 from argus_sim.domain import BatchResult, CacheHit, VariantId
 from argus_sim.policies.base import AskCache, Decision, Plan, Policy, Refuse, Route
 
@@ -60,6 +61,7 @@ class Engine:
         "_rejects",
         "_request",
         "_retried",
+        "_review",
         "_route",
         "_simple",
         "_skipped",
@@ -69,6 +71,7 @@ class Engine:
         "floor",
         "log",
         "membership",
+        "passed_on_s",
         "policy",
         "pools_of",
         "queues",
@@ -95,8 +98,8 @@ class Engine:
         self.log = log = OutcomeLog(len(requests))
         self._columns, self._reason = (log.start_s, log.finish_s, log.ran), log.reason
         self.arrived = 0
-        #: Time that workers spent on batches they were lost with.
-        self.wasted_s = 0.0
+        #: Time that workers spent on batches they were lost with, and on images that were not good enough.
+        self.wasted_s = self.passed_on_s = 0.0
         self.workers_up = workers
         self.membership = 0
         #: Rows whose cache look-up is under way, with the variant they wait for (or _ASKED).
@@ -126,6 +129,7 @@ class Engine:
         self._observe: Callable[[BatchResult | CacheHit], None] | None = (
             policy.observe if type(policy).observe is not Policy.observe else None
         )
+        self._review = policy.review if type(policy).review is not Policy.review else None
         self._simple = drop.kind == "never" and type(policy).batch is Policy.batch
         self._next_plan_s = policy.period_s if policy.period_s is not None else float("inf")
 
@@ -169,8 +173,15 @@ class Engine:
             return self._nobody_serves(queue.pop(), variant)
         return NOTHING
 
-    def batch_done(self, now: float, index: int) -> Sequence[Command]:
-        """The batch on this worker ended. News of a worker that has been lost meanwhile changes nothing."""
+    def batch_done(self, now: float, index: int, confidence: Sequence[float] | None = None) -> Sequence[Command]:
+        """The batch on this worker ended. News of a worker that has been lost meanwhile changes nothing.
+
+        Args:
+            now: The time.
+            index: The worker.
+            confidence: For each request of the batch, how good a discriminator thinks its image is, in [0, 1].
+                Needed where :attr:`judges` is true.
+        """
         worker = self.workers[index]
         batch = worker.batch
         rows = batch.rows
@@ -178,6 +189,9 @@ class Engine:
             return NOTHING
         started_s = worker.started_s
         ran = (batch.variant * WORKERS + index) * SIZES + len(rows)
+        passed_on = NOTHING
+        if self._review is not None:
+            rows, passed_on = self._judge(now, worker, confidence)
         start_column, finish_column, ran_column = self._columns
         for row in rows:
             start_column[row] = started_s
@@ -190,7 +204,10 @@ class Engine:
             self._observe(BatchResult(index, batch.variant, len(rows), now - started_s, late))
         pool = worker.pool
         if pool is None:
-            return self.floor.settle(now, worker)
+            return [*passed_on, *self.floor.settle(now, worker)]
+        if passed_on:
+            pool.idle.append(worker)
+            return [*passed_on, *self._fill(now, pool)]
         queue = pool.queue
         if queue is not None and self._simple:
             # As `_fill` does it, for the commonest case: one variant, and nobody to ask about size or dropping.
@@ -288,6 +305,11 @@ class Engine:
         """The time of a ``WakeUp`` has come."""
         return self.floor.wake(now)
 
+    @property
+    def judges(self) -> bool:
+        """Whether ``batch_done`` has to say how good the images are: the policy is a cascade."""
+        return self._review is not None
+
     def is_idle(self) -> bool:
         """True when nothing waits, runs or is being looked up."""
         return not self._asked and self.floor.is_idle()
@@ -329,6 +351,36 @@ class Engine:
         if decision not in self._known:
             self._learn(decision)
         return decision
+
+    def _judge(
+        self, now: float, worker: Worker, confidence: Sequence[float] | None
+    ) -> tuple[list[int], Sequence[Command]]:
+        """The rows whose image the policy lets pass, and what follows for the others, which run once more."""
+        assert self._review is not None
+        batch = worker.batch
+        if confidence is None or len(confidence) != len(batch.rows):
+            raise ValueError(
+                f"policy {self.policy.name!r} needs a confidence for each of {len(batch.rows)} images"
+            )
+        view, request = self._look(now), self._request
+        good: list[int] = []
+        commands: list[Command] = []
+        for row, sure in zip(batch.rows, confidence, strict=True):
+            request.row = row
+            decision = self._review(request, batch.variant, sure, view)
+            if decision is None:
+                good.append(row)
+                continue
+            variant, reason = self._known.get(decision) or self._learn(decision)
+            if self._skipped[variant]:
+                raise PolicyError(
+                    f"policy {self.policy.name!r} passed an image on to {self.catalog.variants[variant].name!r}, "
+                    f"which needs a cache; allowed are variants that skip no steps"
+                )
+            self._reason[row] = reason
+            self.passed_on_s += (now - worker.started_s) / len(batch.rows)
+            commands += self._enqueue(now, row, variant)
+        return good, commands
 
     def _place(self, now: float, row: int) -> Sequence[Command]:
         """Find a new place for a request whose worker or queue is gone."""

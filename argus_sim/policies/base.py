@@ -143,6 +143,19 @@ class Policy:
         catalog = self.setup.catalog
         return catalog.fit[variant][min(len(queue), catalog.max_batch[variant])]
 
+    def review(self, request: Request, variant: VariantId, confidence: float, view: ClusterView) -> Route | None:
+        """A cascade: whether an image is good enough (None), or which variant is to make another one.
+
+        Only called where it is overridden; the host then has a discriminator look at every image.
+
+        Args:
+            request: Whose image it is.
+            variant: What made it.
+            confidence: What the discriminator says of it, in [0, 1]; 1 is best.
+            view: The cluster.
+        """
+        return None
+
     def observe(self, event: BatchResult | CacheHit) -> None:
         """Feedback: a batch ended, or the cache answered. Only called where it is overridden."""
 

@@ -18,6 +18,7 @@ from argus_sim.core.commands import Command, LoadModel, LookUpCache, RunBatch, W
 from argus_sim.core.engine import Engine
 from argus_sim.errors import InputError
 from argus_sim.record import FaultRecord, LoadRecord
+from argus_sim.simulation.discriminator import Discriminator
 from argus_sim.simulation.environment import Environment, StreamEnvironment, Tick
 from argus_sim.simulation.network import SimulatedCache
 from argus_sim.simulation.service import LoadTimes, ServiceTimes
@@ -32,6 +33,7 @@ class SimulatedCluster:
         service: How long batches run.
         loads: How long models take to load.
         cache: The approximate cache, or None where no variant needs one.
+        discriminator: Judges images for a policy that is a cascade; others do not need it.
         env: The SimPy environment; a fast one by default.
         max_wait_s: A run in which a request has waited this long while more keep arriving is stopped: with
             nothing ever dropped, it would never catch up.
@@ -44,6 +46,7 @@ class SimulatedCluster:
         service: ServiceTimes,
         loads: LoadTimes | None = None,
         cache: SimulatedCache | None = None,
+        discriminator: Discriminator | None = None,
         *,
         env: Environment | None = None,
         max_wait_s: float = float("inf"),
@@ -68,7 +71,13 @@ class SimulatedCluster:
         self._max_wait_s = max_wait_s
         workers = len(engine.workers)
         #: Per worker: the event that ends what it is doing, the load under way, and how slow it is if it is.
-        self._ends = [Tick(engine.batch_done, worker) for worker in range(workers)]
+        self._batch_done: Callable[[float, int], Sequence[Command]] = engine.batch_done
+        if engine.judges:
+            if discriminator is None:
+                raise ValueError(f"policy {engine.policy.name!r} needs a discriminator")
+            self._batch_done = self._judged
+            self._discriminator = discriminator
+        self._ends = [Tick(self._batch_done, worker) for worker in range(workers)]
         self._slowdown: dict[int, float] = {}
         self._slow_by: dict[int, list[float]] = {}
         self._loading: list[int | None] = [None] * workers
@@ -107,7 +116,7 @@ class SimulatedCluster:
             return
         now = self.env.now
         self._ends[worker].cancel()
-        self._ends[worker] = Tick(self.engine.batch_done, worker)
+        self._ends[worker] = Tick(self._batch_done, worker)
         if self._loading[worker] is not None:
             index = self._loading[worker]
             assert index is not None
@@ -148,9 +157,15 @@ class SimulatedCluster:
     # -- events --------------------------------------------------------------------------------------------
 
     def _model_loaded(self, now: float, worker: int) -> Sequence[Command]:
-        self._ends[worker].fire = self.engine.batch_done
+        self._ends[worker].fire = self._batch_done
         self._loading[worker] = None
         return self.engine.model_loaded(now, worker)
+
+    def _judged(self, now: float, worker: int) -> Sequence[Command]:
+        """A batch ended, and the discriminator has looked at its images."""
+        batch = self.engine.workers[worker].batch
+        confidence = [self._discriminator.confidence(row, self._prompt[row], batch.variant) for row in batch.rows]
+        return self.engine.batch_done(now, worker, confidence)
 
     def _woken(self, now: float, _: int) -> Sequence[Command]:
         return self.engine.woken(now)

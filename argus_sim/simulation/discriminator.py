@@ -1,0 +1,57 @@
+"""The discriminator of a cascade: how good an image is, as far as one can tell without a reference."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+from scipy.special import ndtr, ndtri
+from scipy.stats import rankdata
+
+from argus_sim.domain import VariantId
+
+
+class DiscriminatorConfig(BaseModel):
+    """How well the discriminator judges.
+
+    Attributes:
+        correlation: Between its confidence and the relative quality of the image over prompts, both as normal
+            scores: 1 is a perfect judge, 0 one that guesses. No figure is published; the default is ours, and
+            the results of a cascade rest on it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    correlation: Annotated[float, Field(ge=0, le=1)] = 0.7
+
+
+class Discriminator:
+    """A Gaussian copula of confidence and quality: confidences of one variant are uniform in (0, 1).
+
+    Each request brings its own luck, the same whatever variant made the image, so that policies are compared on
+    common random numbers.
+
+    Args:
+        config: How well it judges.
+        quality: float64[P, V], relative quality of each prompt at each variant.
+        requests: How many there will be.
+        rng: Draws the luck.
+    """
+
+    def __init__(
+        self,
+        config: DiscriminatorConfig,
+        quality: npt.NDArray[np.float64],
+        requests: int,
+        rng: np.random.Generator,
+    ) -> None:
+        self._weight = config.correlation
+        ranks = (rankdata(quality, axis=0) - 0.5) / len(quality)  # ties share a rank
+        self._score = ndtri(ranks)
+        self._luck = np.sqrt(1.0 - config.correlation**2) * rng.standard_normal(requests)
+
+    def confidence(self, row: int, prompt: int, variant: VariantId) -> float:
+        """What it says, in (0, 1), of the image that ``variant`` made for a request."""
+        return float(ndtr(self._weight * self._score[prompt, variant] + self._luck[row]))

@@ -1,0 +1,225 @@
+"""A request that runs twice: the engine's part, the discriminator, and DiffServe's program."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import norm, spearmanr
+
+from argus_sim.core.catalog import Catalog
+from argus_sim.core.commands import RunBatch
+from argus_sim.core.engine import Engine
+from argus_sim.core.floor import PolicyError
+from argus_sim.domain import Request
+from argus_sim.errors import InputError
+from argus_sim.policies.base import Plan, Route
+from argus_sim.policies.diffserve import Cascade, choose_light, solve_cascade
+from argus_sim.policies.static import Static
+from argus_sim.profile import Profile
+from argus_sim.simulation.discriminator import Discriminator, DiscriminatorConfig
+from tests.make_cluster import columns_of, make_cluster
+from tests.make_engine import NEVER, make_engine, make_policy, make_requests, make_setup
+from tests.make_profile import make_profile
+
+HEAVY, LIGHT = 0, 1
+
+
+@pytest.fixture(scope="module")
+def profile() -> Profile:
+    return make_profile({"heavy": {1: 4.0, 2: 6.0}, "light": {1: 1.0, 2: 1.5}}, spread=0.05)
+
+
+class Twice(Static):
+    """Light first; an image under 0.5 is made again by the heavy model."""
+
+    def plan(self, view: Any) -> Plan:
+        return Plan(((LIGHT,), (HEAVY,)), "one of each")
+
+    @property
+    def constant(self) -> Route:
+        return Route(LIGHT, "first")
+
+    def route(self, request: Request, view: Any) -> Route:
+        return self.constant
+
+    def review(self, request: Request, variant: int, confidence: float, view: Any) -> Route | None:
+        return Route(self.target, "again") if variant == LIGHT and confidence < 0.5 else None
+
+    target = HEAVY
+
+
+def engine_of(profile: Profile, arrivals: int, policy: type[Static] = Twice) -> Engine:
+    made = policy(make_setup(profile, 2), Static.Params(placement={"light": 1, "heavy": 1}))  # type: ignore[call-arg]
+    engine = make_engine(made, make_requests(np.arange(arrivals, dtype=float)), drop=NEVER)
+    engine.start()
+    return engine
+
+
+def test_only_bad_images_run_again(profile: Profile) -> None:
+    engine = engine_of(profile, 3)
+    assert engine.judges
+    for row in range(3):
+        engine.arrive(0.0, row)
+    (first,) = [w for w in engine.workers if w.batch.rows]
+    assert (first.index, first.batch.rows) == (0, [0])
+    # Request 0 is good; 1 and 2 then run together.
+    (command,) = engine.batch_done(1.0, 0, [0.9])
+    assert isinstance(command, RunBatch)
+    assert command.as_tuple() == (0, LIGHT, (1, 2))
+    (command,) = engine.batch_done(2.5, 0, [0.2, 0.5])
+    assert command.as_tuple() == (1, HEAVY, (1,))
+    assert engine.passed_on_s == pytest.approx(0.75)  # its half of the light batch
+    assert not engine.is_idle()
+    assert not engine.batch_done(6.5, 1, [0.0])  # the heavy image is final, whatever it looks like
+    assert engine.is_idle()
+    columns = engine.log.columns(np.array(engine.requests.deadline_s))
+    assert columns["variant"].tolist() == [LIGHT, HEAVY, LIGHT]
+    assert columns["batch_size"].tolist() == [1, 1, 2]
+    assert columns["finish_s"].tolist() == [1.0, 6.5, 2.5]
+    assert [engine.log.reasons[r] for r in columns["reason"]] == ["first", "again", "first"]
+
+
+def test_a_lost_worker_s_second_run_is_tried_again(profile: Profile) -> None:
+    engine = engine_of(profile, 1)
+    engine.arrive(0.0, 0)
+    engine.batch_done(1.0, 0, [0.0])
+    engine.worker_lost(2.0, 1)
+    assert engine.workers[0].batch.rows == [0]  # from the start, on the light model
+    engine.worker_joined(2.5, 1)
+    engine.model_loaded(3.0, 1)
+    engine.batch_done(3.0, 0, [0.0])
+    engine.batch_done(7.0, 1, [0.0])
+    assert engine.log.columns(np.array([1e9]))["variant"].tolist() == [HEAVY]
+
+
+def test_a_cascade_needs_confidences(profile: Profile) -> None:
+    engine = engine_of(profile, 1)
+    engine.arrive(0.0, 0)
+    with pytest.raises(ValueError, match="needs a confidence for each of 1 images"):
+        engine.batch_done(1.0, 0)
+    with pytest.raises(ValueError, match="needs a discriminator"):
+        make_cluster(profile, engine.policy, make_requests([0.0]))
+
+
+def test_a_cascade_cannot_pass_on_to_the_cache() -> None:
+    class ToCache(Twice):
+        target = 2
+
+    engine = engine_of(
+        make_profile({"heavy": {1: 4.0, 2: 6.0}, "light": {1: 1.0, 2: 1.5}, "heavy/ac-25": {1: 2.0}}), 1, ToCache
+    )
+    engine.arrive(0.0, 0)
+    with pytest.raises(PolicyError, match=r"'heavy/ac-25', which needs a cache"):
+        engine.batch_done(1.0, 0, [0.0])
+
+
+def test_other_policies_are_not_judged(profile: Profile) -> None:
+    assert not make_engine(make_policy("clipper-ha", profile, 2), make_requests([0.0])).judges
+
+
+# -- the discriminator -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.7, 1.0])
+def test_confidence_is_uniform_and_correlates_as_told(correlation: float) -> None:
+    rng = np.random.default_rng(1)
+    quality = rng.random((20_000, 2))
+    judge = Discriminator(DiscriminatorConfig(correlation=correlation), quality, 20_000, rng)
+    found = np.array([judge.confidence(row, row, 1) for row in range(20_000)])
+    # A uniform sample of this size has decile shares within 0.01 (4.7 standard deviations).
+    assert np.histogram(found, bins=10, range=(0, 1))[0] / 20_000 == pytest.approx(np.full(10, 0.1), abs=0.01)
+    scores = np.corrcoef(norm.ppf(found), quality[:, 1].argsort().argsort())[0, 1]
+    assert spearmanr(found, quality[:, 0]).statistic == pytest.approx(0.0, abs=0.03)
+    assert scores == pytest.approx(correlation * 0.977, abs=0.03)  # a normal score against its rank
+
+
+# -- DiffServe ---------------------------------------------------------------------------------------------
+
+
+def catalog_of(profile: Profile) -> Catalog:
+    return Catalog.of(profile)
+
+
+def test_the_program_defers_as_much_as_fits(profile: Profile) -> None:
+    # 6 workers, 2.5/s: batches of 2 need 2.5 x 0.75 -> 2 light workers; 4 heavy ones serve 4 x 2 / 6 = 1.33/s.
+    assert solve_cascade(catalog_of(profile), LIGHT, HEAVY, 6, 2.5, 0.0, 12.0) == Cascade(2, 2, 2, 4 / 7.5)
+    # At 2/s two workers manage one by one, which is faster.
+    assert solve_cascade(catalog_of(profile), LIGHT, HEAVY, 6, 2.0, 0.0, 12.0) == Cascade(2, 1, 2, 4 / 6)
+    # A heavy batch of 2 does not fit an SLO of 6 s any more; one by one they serve 4 x 1/4 = 1/s.
+    assert solve_cascade(catalog_of(profile), LIGHT, HEAVY, 6, 2.0, 0.0, 6.0) == Cascade(2, 1, 1, 0.5)
+    # Nor does anything when requests already wait that long, or when demand exceeds 6 x 1.33/s.
+    assert solve_cascade(catalog_of(profile), LIGHT, HEAVY, 6, 2.0, 1.5, 6.0) is None
+    assert solve_cascade(catalog_of(profile), LIGHT, HEAVY, 6, 8.1, 0.0, 12.0) is None
+
+
+def test_the_program_is_optimal() -> None:
+    """Against going through every placement and batch size of DiffServe's formulation."""
+    rng = np.random.default_rng(4)
+    for _ in range(200):
+        time_s = {
+            name: {b: float(t) for b, t in zip((1, 2, 4), scale * np.sort(rng.uniform(1, 3, 3)), strict=True)}
+            for name, scale in (("heavy", 4.0), ("light", 1.0))
+        }
+        catalog = catalog_of(make_profile(time_s, prompts=2))
+        workers, demand, wait_s = int(rng.integers(1, 9)), float(rng.uniform(0.1, 5)), float(rng.uniform(0, 3))
+        best = None
+        for x1, b1, b2 in itertools.product(range(1, workers + 1), (1, 2, 4), (1, 2, 4)):
+            e1, e2 = time_s["light"][b1], time_s["heavy"][b2]
+            if x1 * b1 / e1 >= demand - 1e-9 and e1 + e2 + wait_s <= 15.0:
+                best = max(best or 0.0, min(1.0, (workers - x1) * b2 / e2 / demand))
+        found = solve_cascade(catalog, LIGHT, HEAVY, workers, demand, wait_s, 15.0)
+        assert (found is None) == (best is None)
+        if found is not None:
+            assert found.deferred == pytest.approx(best)
+
+
+def test_the_default_light_model() -> None:
+    wide = make_profile(
+        {"big": {1: 9.0}, "mid": {1: 5.0}, "good": {1: 2.0}, "fast": {1: 1.0}},
+        quality={"big": 1.0, "mid": 0.99, "good": 0.95, "fast": 0.9},
+    )
+    assert choose_light(Catalog.of(wide), 0) == 2  # mid is not fast enough
+    narrow = make_profile({"big": {1: 3.0}, "mid": {1: 2.0}, "fast": {1: 1.5}})
+    assert choose_light(Catalog.of(narrow), 0) == 2
+    with pytest.raises(InputError, match="one model only; a cascade needs two"):
+        choose_light(Catalog.of(make_profile({"big": {1: 3.0}, "big/ac-25": {1: 1.5}})), 0)
+
+
+def test_a_run_defers_what_the_plan_says(profile: Profile) -> None:
+    """At a steady load the heavy model makes the share of images that its workers can."""
+    rng = np.random.default_rng(2)
+    requests = make_requests(np.cumsum(rng.exponential(0.5, 4000)), 40.0, rng.integers(0, 20, 4000).tolist())
+    policy = make_policy("diffserve", profile, 6, slo_s=40.0)
+    judge = Discriminator(DiscriminatorConfig(), profile.relative_quality(), 4000, np.random.default_rng(3))
+    cluster = make_cluster(profile, policy, requests, discriminator=judge)
+    cluster.run()
+    columns = columns_of(cluster)
+    heavy = float((columns["variant"] == HEAVY).mean())
+    assert 0.45 < heavy < 4 / 6
+    # Relative quality beats that of either choice made blindly at the same share.
+    served = columns["variant"] >= 0
+    quality = profile.relative_quality()
+    prompt = np.array(requests.prompt)
+    got = quality[prompt[served], columns["variant"][served]].mean()
+    share = float((columns["variant"][served] == HEAVY).mean())
+    blind = share * quality[:, HEAVY].mean() + (1 - share) * quality[:, LIGHT].mean()
+    assert got > blind + 0.005
+    # All time is accounted for: images that were not good enough are not lost from sight.
+    assert cluster.engine.passed_on_s > 0.0
+    assert not math.isnan(got)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"light": "heavy"}, "variants of one model, 'heavy'"),
+        ({"light": "nope"}, "no variant 'nope'"),
+    ],
+)
+def test_bad_cascades(profile: Profile, params: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make_policy("diffserve", profile, 2, **params)
