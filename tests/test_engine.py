@@ -67,8 +67,11 @@ class Scripted(Policy):
     def route(self, request: Request, view: ClusterView) -> Decision:
         return self.decide(request, view)
 
-    def observe(self, event: BatchResult | CacheHit) -> None:
-        self.heard.append(event)
+    def observe(self, result: BatchResult) -> None:
+        self.heard.append(result)
+
+    def observe_cache(self, hit: CacheHit) -> None:
+        self.heard.append(hit)
 
 
 class Patient(Scripted):

@@ -57,6 +57,7 @@ class Engine:
         "_known",
         "_next_plan_s",
         "_observe",
+        "_observe_cache",
         "_reason",
         "_rejects",
         "_request",
@@ -126,8 +127,11 @@ class Engine:
         self.view = ClusterView(self)
         self._route = policy.route
         self._constant = None if policy.constant is None else self._learn(policy.constant)
-        self._observe: Callable[[BatchResult | CacheHit], None] | None = (
+        self._observe: Callable[[BatchResult], None] | None = (
             policy.observe if type(policy).observe is not Policy.observe else None
+        )
+        self._observe_cache: Callable[[CacheHit], None] | None = (
+            policy.observe_cache if type(policy).observe_cache is not Policy.observe_cache else None
         )
         self._review = policy.review if type(policy).review is not Policy.review else None
         self._simple = drop.kind == "never" and type(policy).batch is Policy.batch
@@ -234,8 +238,8 @@ class Engine:
     def cache_answered(self, now: float, row: int, hit: CacheHit) -> Sequence[Command]:
         """The cache answered ``LookUpCache``. On a miss the policy is asked again, knowing the answer."""
         variant = self._asked.pop(row)
-        if self._observe is not None:
-            self._observe(hit)
+        if self._observe_cache is not None:
+            self._observe_cache(hit)
         if not self.workers_up:
             return self._lose(row, NO_WORKER)
         if variant >= 0 and hit.max_skipped_steps >= self._skipped[variant]:

@@ -70,7 +70,7 @@ class Allocating(Policy):
 
     def plan(self, view: ClusterView) -> Plan:
         self._demand.look(view)
-        allocation = self.allocate(view.workers_up)
+        allocation = self.allocate(view)
         self.aim(allocation, view)
         key = (allocation.workers, view.membership)
         if self._last is None or self._last[0] != key:
@@ -93,8 +93,12 @@ class Allocating(Policy):
             wanted = {(catalog.base, first): workers} | wanted
         return wanted
 
-    def allocate(self, workers: int) -> Allocation:
-        """The allocation for the forecast with headroom."""
+    def allocate(self, view: ClusterView) -> Allocation:
+        """The allocation to make now."""
+        return self.solve(view.workers_up)
+
+    def solve(self, workers: int) -> Allocation:
+        """The best allocation for the forecast with headroom."""
         capacity = workers * max(self._throughput)
         demand = self._demand.forecast_per_s() * self.params.headroom
         grains = max(1, math.ceil(demand / capacity / GRAIN))

@@ -5,6 +5,10 @@ of approximate caching, such that the forecast demand is served at the highest m
 *affinity*, the most approximate level that still serves them well. A second step aligns the two distributions:
 it says with which probability a prompt of affinity i is served at level j. Solver period, SLO and the affinity
 predictor of the published system are not known; they are parameters here.
+
+The paper's abstract adds that it switches between strategies. How is not known; here the ladder is the one
+whose expected quality per second, at the forecast demand and with the cache as it now answers, is higher by
+more than the model loads cost.
 """
 
 from __future__ import annotations
@@ -19,19 +23,26 @@ from pydantic import Field
 from argus_sim.core.catalog import Catalog
 from argus_sim.core.solvers import Allocation, Row, align, align_one_pass
 from argus_sim.core.view import ClusterView
-from argus_sim.domain import Request, VariantId
+from argus_sim.domain import CacheHit, Request, VariantId
 from argus_sim.policies.allocation import Allocating, AllocatingParams
-from argus_sim.policies.base import Decision, Params, Route, Setup
+from argus_sim.policies.base import AskCache, Decision, Params, Route, Serves, Setup
+from argus_sim.policies.ladders import CacheWatch, Ladder, Move, carried, in_time, mean_quality, spread
 
 #: Histograms are rounded to one part in this many, so that alignments recur and the solver remembers them.
 _SHARES = 100
+#: Weight of one answer in the means of the cache: all are heard on its ladder, on another one a few probes.
+_HEARD, _PROBED = 0.02, 0.1
+#: Shares of requests that are in time are rounded to this, for the same reason.
+_IN_TIME = 0.005
 
 
 class ArgusParams(AllocatingParams):
     """Parameters of :class:`Argus`."""
 
     ladder: Literal["auto", "AC", "SM"] = Field(
-        default="auto", description="AC: approximate caching; SM: smaller models; auto: AC where there is one."
+        default="auto",
+        description="AC: approximate caching; SM: smaller models; auto: AC where there is one, and SM while that "
+        "yields more.",
     )
     tolerance: float = Field(
         default=0.05, ge=0, lt=1, description="Relative quality that may be lost to call a level good enough."
@@ -39,6 +50,21 @@ class ArgusParams(AllocatingParams):
     recent: int = Field(default=2000, ge=1, description="Arrivals that the affinity histogram is made of.")
     aligner: Literal["exact", "one-pass"] = Field(
         default="exact", description="one-pass: the artefact's heuristic, flaws included."
+    )
+    switch: bool = Field(
+        default=True, description="With ladder auto: change to another ladder when it yields more."
+    )
+    horizon_s: float = Field(
+        default=600.0, gt=0, description="Time in which a model load within a ladder has to pay for itself."
+    )
+    switch_horizon_s: float = Field(
+        default=1800.0, gt=0, description="Time in which the loads of a change of ladder have to."
+    )
+    margin: float = Field(
+        default=0.02, ge=0, description="Relative quality per request that another ladder must yield more."
+    )
+    probe_s: float = Field(
+        default=5.0, gt=0, description="Seconds between questions to a cache that is not in use."
     )
 
 
@@ -49,44 +75,153 @@ def choose_ladder(catalog: Catalog, wanted: str, where: str) -> tuple[VariantId,
 
 
 class Argus(Allocating):
-    """Forecast, allocate, align, route by affinity."""
+    """Forecast, allocate, align, route by affinity; change the ladder when another one yields more."""
 
     name: ClassVar[str] = "argus"
     Params: ClassVar[type[Params]] = ArgusParams
 
     def __init__(self, setup: Setup, params: Any) -> None:
-        ladder = choose_ladder(setup.catalog, params.ladder, "policy argus: ladder")
-        super().__init__(setup, params, ladder, limit_s=setup.slo_s)
-        levels = len(ladder)
-        affinity = setup.predictor.affinity(ladder, params.tolerance)
-        # As a list for routing, one prompt at a time, and as an array for the histogram.
-        self._affinity: list[int] = affinity.tolist()
-        self._affinities = affinity
-        self._levels = levels
-        self._loss = _expected_loss(
-            affinity[setup.predictor.train], setup.predictor.observed[:, list(ladder)], levels
-        )
-        self._routes = [
-            [Route(v, f"affinity {i}, level {j}") for j, v in enumerate(ladder)] for i in range(levels)
-        ]
+        catalog = setup.catalog
+        first = choose_ladder(catalog, params.ladder, "policy argus: ladder")
+        super().__init__(setup, params, first, limit_s=setup.slo_s)
+
+        def ladder(variants: tuple[VariantId, ...]) -> Ladder:
+            return Ladder.of(catalog, variants, setup.predictor, params.tolerance, setup.slo_s)
+
+        self._ladder = ladder(first)
+        self._other: Ladder | None = None
+        if params.ladder == "auto" and params.switch and self._ladder.cached and "SM" in catalog.ladders:
+            self._other = ladder(catalog.ladder("SM"))
+        self._watch = CacheWatch(catalog, first, setup.slo_s) if self._ladder.cached else None
+        self._ask = AskCache("is the cache back?")
+        self._is_probing = False
+        self._probe_s = 0.0
+        self._loading = 0
+        self._use(self._ladder)
+
+    def _use(self, ladder: Ladder) -> None:
+        self._ladder = ladder
+        self.ladder, self._affinity, self._routes = ladder.variants, ladder.affinity, ladder.routes
         #: What the last alignment came to: shares, their running sums, and where there is nothing to draw.
         self._shares: npt.NDArray[np.float64] | None = None
-        self._sure: list[Route | None] = [None] * levels
+        self._sure: list[Route | None] = [None] * len(ladder.variants)
         self._upto: list[list[float]] = []
+
+    # -- allocation ----------------------------------------------------------------------------------------
+
+    def monitor(self, view: ClusterView) -> bool:
+        jumped = self._demand.look(view)
+        if not self._loading:
+            return jumped
+        # A model has arrived: its worker can take load, and the next one may go.
+        return jumped or self._loading > sum(view.is_loading(w) for w in range(view.workers))
+
+    def allocate(self, view: ClusterView) -> Allocation:
+        workers, demand = view.workers_up, self._demand.forecast_per_s()
+        catalog = self.setup.catalog
+        self._quality, self._throughput = self._expect(self._ladder)
+        wanted = self.solve(workers)
+        # A cache that nobody asks, because it failed, would never be seen to work again.
+        self._is_probing = self._watch is not None and not (self._ladder.cached and self._watch.is_healthy)
+        self._loading = 0
+        if self._other is not None and demand:
+            wanted = self._choose(wanted, view, demand)
+        if demand and not self._ladder.cached:
+            self._quality = self._in_time(self._ladder, workers, demand)
+            wanted = self.solve(workers)
+        move = Move(catalog, self._ladder, view)
+        if not any(move.loads(wanted.workers)):
+            return wanted
+        need = demand * self.params.headroom
+        if demand and sum(move.held) == workers:
+            there = self._yield(self._ladder, wanted, demand)
+            here = self._yield(self._ladder, self._staying(move, need), demand)
+            if (there - here) * self.params.horizon_s <= move.cost_s(wanted.workers) * here / workers:
+                return spread(move.held, move.ready, self._quality, self._throughput, need)
+        counts = move.step(wanted.workers, self._throughput, need)
+        self._loading = move.loading + sum(move.loads(counts))
+        return spread(counts, move.ready, self._quality, self._throughput, need)
+
+    def _staying(self, move: Move, need: float) -> Allocation:
+        """Every worker stays at the level that it is at."""
+        rate = [n * r for n, r in zip(move.held, self._throughput, strict=True)]
+        return Allocation(tuple(move.held), carried(self._quality, rate, need))
+
+    def _expect(self, ladder: Ladder) -> tuple[Row, Row]:
+        """Quality and throughput of each level, with the cache as it now answers."""
+        if ladder.cached and self._watch is not None:
+            return self._watch.effective(ladder)
+        return ladder.quality, ladder.throughput_per_s
+
+    def _in_time(self, ladder: Ladder, workers: int, demand: float) -> Row:
+        """Quality of each level that is still in time when all workers run at it, as full as they may be.
+
+        On a ladder of models it decides what is loaded. Raters may find a model hardly better that takes ten
+        times as long; near its capacity it loses more to queueing than it gains.
+        """
+        most = [min(demand, workers * r / self.params.headroom) for r in ladder.throughput_per_s]
+        return tuple(
+            q * round(in_time(workers * r, load, self.setup.slo_s - s) / _IN_TIME) * _IN_TIME
+            for q, r, load, s in zip(ladder.quality, ladder.throughput_per_s, most, ladder.longest_s, strict=True)
+        )
+
+    def _choose(self, wanted: Allocation, view: ClusterView, demand: float) -> Allocation:
+        """Change the ladder if the other one is worth it; the allocation on the one that is chosen."""
+        assert self._other is not None
+        catalog, workers = self.setup.catalog, view.workers_up
+        here_quality, here_rate = self._quality, self._throughput
+        move = Move(catalog, self._ladder, view)
+        stays = any(move.loads(wanted.workers)) and sum(move.held) == workers
+        # What is wanted may not be worth its loads.
+        now = self._staying(move, demand * self.params.headroom) if stays else wanted
+        here = self._yield(self._ladder, now, demand)
+        self._quality, self._throughput = self._expect(self._other)
+        other = self.solve(workers)
+        there = self._yield(self._other, other, demand)
+        cost = Move(catalog, self._other, view).cost_s(other.workers) * here / workers
+        gain = there - here
+        if gain * self.params.switch_horizon_s > cost and gain > self.params.margin * demand:
+            left = self._ladder
+            self._use(self._other)
+            self._other = left
+            return other
+        self._quality, self._throughput = here_quality, here_rate
+        return wanted
+
+    def _yield(self, ladder: Ladder, allocation: Allocation, demand: float) -> float:
+        """Expected quality per second that is in time, at the quality and throughput that were last expected."""
+        longest_s = max(s for s, n in zip(ladder.longest_s, allocation.workers, strict=True) if n)
+        retrieval_s = self._watch.latency_s if ladder.cached and self._watch is not None else 0.0
+        capacity = sum(n * r for n, r in zip(allocation.workers, self._throughput, strict=True))
+        share = in_time(capacity, demand, self.setup.slo_s - retrieval_s - longest_s)
+        return demand * share * mean_quality(self._quality, allocation.load_per_s)
+
+    def placement(self, allocation: Allocation) -> dict[Serves, int]:
+        wanted = super().placement(allocation)
+        if self._ladder.cached and self._watch is not None and not self._watch.is_healthy:
+            # Every worker takes its part of what is served in full.
+            base = self.setup.catalog.base
+            every: dict[Serves, int] = {}
+            for serves, count in wanted.items():
+                both = serves if base in serves else (base, *serves)
+                every[both] = every.get(both, 0) + count
+            return every
+        return wanted
 
     def histogram(self, view: ClusterView) -> Row:
         """Share of each affinity among the recent prompts, to a hundredth; no level has a share of exactly 0."""
+        levels = len(self.ladder)
         prompts = view.recent_prompts(self.params.recent)
         if not len(prompts):
-            return (1.0 / self._levels,) * self._levels
-        counts = np.bincount(self._affinities[prompts], minlength=self._levels).tolist()
+            return (1.0 / levels,) * levels
+        counts = np.bincount(self._ladder.affinities[prompts], minlength=levels).tolist()
         rounded = [max(1, round(_SHARES * count / len(prompts))) for count in counts]
         return tuple(share / sum(rounded) for share in rounded)
 
     def aim(self, allocation: Allocation, view: ClusterView) -> None:
         have = self.histogram(view)
         if self.params.aligner == "exact":
-            shares = align(have, allocation.share, self._loss)
+            shares = align(have, allocation.share, self._ladder.loss)
         else:
             shares = align_one_pass(have, allocation.share)
             # The artefact may leave prompts at a level that has no workers: they go to the nearest that has.
@@ -95,32 +230,28 @@ class Argus(Allocating):
             return
         self._shares = shares
         self._upto = np.cumsum(shares, axis=1)[:, :-1].tolist()
-        for i in range(self._levels):
+        for i in range(len(self.ladder)):
             certain = np.flatnonzero(shares[i] >= 1.0 - 1e-12)
             self._sure[i] = self._routes[i][int(certain[0])] if len(certain) else None
 
+    # -- requests ------------------------------------------------------------------------------------------
+
     def route(self, request: Request, view: ClusterView) -> Decision:
         if request.hit is not None:
-            return self._missed
+            if self._ladder.cached:
+                return self._missed
+        elif self._is_probing and view.now_s >= self._probe_s:
+            self._probe_s = view.now_s + self.params.probe_s
+            return self._ask
         affinity = self._affinity[request.prompt]
         sure = self._sure[affinity]
         if sure is not None:
             return sure
         return self._routes[affinity][bisect_right(self._upto[affinity], self._draws[request.row])]
 
-
-def _expected_loss(
-    affinity: npt.NDArray[np.int64], observed: npt.NDArray[np.float64], levels: int
-) -> tuple[Row, ...]:
-    """L x L: mean quality that training prompts of affinity i lose at level j against their best.
-
-    An affinity that no training prompt has gets the loss of all of them.
-    """
-    loss = observed.max(axis=1, keepdims=True) - observed
-    rows = [
-        loss[affinity == i].mean(axis=0) if (affinity == i).any() else loss.mean(axis=0) for i in range(levels)
-    ]
-    return tuple(tuple(np.round(row, 6).tolist()) for row in rows)
+    def observe_cache(self, hit: CacheHit) -> None:
+        assert self._watch is not None
+        self._watch.hear(hit, _PROBED if self._is_probing else _HEARD)
 
 
 def _restrict(shares: npt.NDArray[np.float64], served: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:

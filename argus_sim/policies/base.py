@@ -156,8 +156,11 @@ class Policy:
         """
         return None
 
-    def observe(self, event: BatchResult | CacheHit) -> None:
-        """Feedback: a batch ended, or the cache answered. Only called where it is overridden."""
+    def observe(self, result: BatchResult) -> None:
+        """Feedback: a batch ended. Only called where it is overridden."""
+
+    def observe_cache(self, hit: CacheHit) -> None:
+        """Feedback: the cache answered. Only called where it is overridden."""
 
 
 def keep_or_move(wanted: dict[Serves, int], view: ClusterView, catalog: Catalog, reason: str) -> Plan:

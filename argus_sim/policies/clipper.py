@@ -54,7 +54,7 @@ class _Clipper(Policy):
     def batch(self, queue: Sequence[int], variant: VariantId, worker: int, view: ClusterView) -> int:
         return self.setup.catalog.fit[variant][min(len(queue), int(self._limit))]
 
-    def observe(self, event: BatchResult | CacheHit) -> None:
+    def observe(self, event: BatchResult) -> None:
         if isinstance(event, CacheHit):
             return
         if event.service_s > self.setup.slo_s:

@@ -61,7 +61,7 @@ class Sommelier(Proteus):
             if view.now_s < self.params.observe_s:
                 return False
             self._is_placed = True
-            self._steps.workers = list(self.allocate(view.workers_up).workers)
+            self._steps.workers = list(self.solve(view.workers_up).workers)
             self._reason = "the placement"
             return True
         return self._swap(view)

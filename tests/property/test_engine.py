@@ -137,6 +137,25 @@ class Anything(Policy):
         return Route(self._rng.choice(allowed), "why not") if allowed else Refuse("nothing fits")
 
 
+class Cascade(Anything):
+    """Has some images made again, by any variant that is served and needs no cache."""
+
+    def __init__(self, setup: Setup, temper: Temper) -> None:
+        super().__init__(setup, temper)
+        self.heard: list[float] = []
+
+    def review(self, request: Request, variant: VariantId, confidence: float, view: ClusterView) -> Route | None:
+        self._look(view)
+        self.heard.append(confidence)
+        up = [w for w in range(view.workers) if view.is_up(w)]
+        served = sorted({v for w in up for v in view.serves(w) if not SKIPPED[v]})
+        if self.draining or not served or self.chance(0.5):
+            return None
+        decision = Route(self._rng.choice(served), "why not")
+        self.decisions.append((request.row, decision))
+        return decision
+
+
 class Constant(Anything):
     """Has one decision for every arrival: the engine asks for it once, and only again when things go wrong."""
 
@@ -176,8 +195,11 @@ class AnyBatch(Anything):
         self.wanted.append((variant, size))
         return size
 
-    def observe(self, event: BatchResult | CacheHit) -> None:
-        self.heard.append(event)
+    def observe(self, result: BatchResult) -> None:
+        self.heard.append(result)
+
+    def observe_cache(self, hit: CacheHit) -> None:
+        self.heard.append(hit)
 
 
 def tell(engine: Engine, happening: tuple[Any, ...]) -> list[Any]:
@@ -202,7 +224,7 @@ class Host(RuleBasedStateMachine):
 
     @initialize(
         workers=st.integers(1, 5),
-        kind=st.sampled_from([Anything, Constant, AnyBatch]),
+        kind=st.sampled_from([Anything, Cascade, Constant, AnyBatch]),
         seed=st.integers(0, 2**32 - 1),
         refuse=st.sampled_from([0.0, 0.1]),
         ask=st.sampled_from([0.0, 0.3]),
@@ -254,7 +276,7 @@ class Host(RuleBasedStateMachine):
         self.depth: dict[int, int] = {}
         self.crashes: Counter[int] = Counter()
         self.ended: dict[int, Any] = {}
-        self.wasted_s = 0.0
+        self.wasted_s = self.passed_on_s = 0.0
         self.sound = True
         self.happens("start")
         # The first models are in place before the first request.
@@ -277,9 +299,13 @@ class Host(RuleBasedStateMachine):
         self.now += after_s
         worker = sorted(self.running)[pick % len(self.running)]
         variant, rows, started_s = self.running.pop(worker)
-        for row in rows:
-            self.end(row, (worker, variant, len(rows), started_s, self.now))
-        self.happens("batch_done", self.now, worker)
+        self.done = {row: (worker, variant, len(rows), started_s, self.now) for row in rows}
+        if isinstance(self.policy, Cascade):
+            confidence = [row / REQUESTS for row in rows]
+            self.happens("batch_done", self.now, worker, confidence)
+            assert self.policy.heard[-len(rows) :] == confidence
+        else:
+            self.happens("batch_done", self.now, worker)
         if isinstance(self.policy, AnyBatch):
             late = sum(self.deadline_s[row] < self.now for row in rows)
             heard = [e for e in self.policy.heard if isinstance(e, BatchResult)][-1]
@@ -347,6 +373,12 @@ class Host(RuleBasedStateMachine):
             first = self.policy.plans[-1].serves
             self.holds = {worker: CATALOG.model[serves[0]] for worker, serves in enumerate(first)}
         decisions = dict(self.policy.decisions[decided:])
+        if happening[0] == "batch_done":
+            for row, how in self.done.items():
+                if row in decisions:
+                    self.passed_on_s += (how[-1] - how[-2]) / len(self.done)
+                else:
+                    self.end(row, how)
         placed = Counter(d.variant for _, d in self.policy.decisions[decided:] if isinstance(d, Route))
         started: list[list[int]] = [[] for _ in CATALOG.variants]
         dropped: set[int] = set()
@@ -485,6 +517,7 @@ class Host(RuleBasedStateMachine):
         assert engine.workers_up == len(self.up)
         assert engine.view.in_service() == sum(len(rows) for _, rows, _ in self.at_work())
         assert engine.wasted_s == pytest.approx(self.wasted_s)
+        assert engine.passed_on_s == pytest.approx(self.passed_on_s)
         assert self.policy.oldest_view_s <= self.staleness_s
         # A worker that is up and does nothing holds what it needs; nothing waits for it, or we are to wake it.
         for worker in self.up - set(self.running) - set(self.loading):

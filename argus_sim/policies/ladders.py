@@ -1,0 +1,274 @@
+"""What `argus` knows of a ladder, what the cache does to it, and what changing to another one costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from argus_sim.core.affinity import QualityPredictor
+from argus_sim.core.catalog import Catalog
+from argus_sim.core.solvers import Allocation, Row
+from argus_sim.core.view import ClusterView
+from argus_sim.domain import CacheHit, VariantId
+from argus_sim.policies.base import Route
+
+#: Hit ratios and retrieval latencies are rounded to these, so that the same problems come up again.
+#: Answers that take more than this part of the SLO are slow.
+_SLOW = 0.1
+_RATIO_GRAIN, _LATENCY_GRAIN_S = 1.0 / 32.0, 0.25
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Levels, least approximate first, and what is expected of them.
+
+    Attributes:
+        variants: One per level.
+        quality: Mean relative quality of each level.
+        throughput_per_s: Images/s of one worker at each level.
+        affinity: Level of each prompt; as a list for routing, as an array for histograms.
+        loss: L x L: mean quality that prompts of affinity i lose at level j.
+        routes: L x L: the decision for a prompt of affinity i at level j.
+        cached: Whether levels need the cache's answer.
+        longest_s: How long the batches take that give this throughput.
+    """
+
+    variants: tuple[VariantId, ...]
+    quality: Row
+    throughput_per_s: Row
+    affinity: list[int]
+    affinities: npt.NDArray[np.int64]
+    loss: tuple[Row, ...]
+    routes: list[list[Route]]
+    cached: bool
+    longest_s: Row
+
+    @classmethod
+    def of(
+        cls,
+        catalog: Catalog,
+        variants: tuple[VariantId, ...],
+        predictor: QualityPredictor,
+        tolerance: float,
+        limit_s: float,
+    ) -> Ladder:
+        """``tolerance``: see ``ArgusParams``; ``limit_s``: the longest batch that counts as throughput."""
+        affinity = predictor.affinity(variants, tolerance)
+        levels = len(variants)
+        observed = predictor.observed[:, list(variants)]
+        return cls(
+            variants=variants,
+            quality=tuple(float(catalog.quality[v]) for v in variants),
+            throughput_per_s=tuple(catalog.throughput_per_s(v, limit_s=limit_s) for v in variants),
+            affinity=affinity.tolist(),
+            affinities=affinity,
+            loss=_expected_loss(affinity[predictor.train], observed, levels),
+            routes=[
+                [Route(v, f"affinity {i}, level {j}") for j, v in enumerate(variants)] for i in range(levels)
+            ],
+            cached=any(catalog.variants[v].skipped_steps for v in variants),
+            longest_s=tuple(catalog.mean_s[v][catalog.fit[v][-1]] for v in variants),
+        )
+
+
+def _expected_loss(
+    affinity: npt.NDArray[np.int64], observed: npt.NDArray[np.float64], levels: int
+) -> tuple[Row, ...]:
+    """L x L: mean quality that training prompts of affinity i lose at level j against their best.
+
+    An affinity that no training prompt has gets the loss of all of them.
+    """
+    loss = observed.max(axis=1, keepdims=True) - observed
+    rows = [
+        loss[affinity == i].mean(axis=0) if (affinity == i).any() else loss.mean(axis=0) for i in range(levels)
+    ]
+    return tuple(tuple(np.round(row, 6).tolist()) for row in rows)
+
+
+class CacheWatch:
+    """How often the cache has a latent that is deep enough for each level, and how long it takes to answer.
+
+    Exponentially weighted means of the answers; until one says otherwise the cache is perfect.
+
+    Args:
+        catalog: What the steps and latencies of variants are.
+        variants: The cached ladder.
+        slo_s: The deadline of a request.
+    """
+
+    def __init__(self, catalog: Catalog, variants: Sequence[VariantId], slo_s: float) -> None:
+        self._catalog = catalog
+        self._variants = tuple(variants)
+        self._skipped = [catalog.variants[v].skipped_steps for v in variants]
+        self._slo_s = slo_s
+        self.hit_ratio = [1.0] * len(self._skipped)
+        self.latency_s = -1.0  # until the first answer
+        self._is_perfect = True
+
+    def hear(self, hit: CacheHit, weight: float) -> None:
+        """Take an answer into the means, with this weight."""
+        if self._is_perfect and hit.latency_s == self.latency_s and hit.max_skipped_steps >= self._skipped[-1]:
+            return  # nothing new, as for most answers of a healthy cache
+        if self.latency_s < 0.0:
+            self.latency_s = hit.latency_s
+        for level, steps in enumerate(self._skipped):
+            enough = 1.0 if hit.max_skipped_steps >= steps else 0.0
+            self.hit_ratio[level] += weight * (enough - self.hit_ratio[level])
+        self.latency_s += weight * (hit.latency_s - self.latency_s)
+        self._is_perfect = min(self.hit_ratio) == 1.0
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether misses are no more than chance events, and answers come well before the deadline."""
+        return min(self.hit_ratio) >= 1.0 - _RATIO_GRAIN and self.latency_s <= _SLOW * self._slo_s
+
+    def effective(self, ladder: Ladder) -> tuple[Row, Row]:
+        """Quality and throughput of each level when the misses are served in full.
+
+        A level whose answer comes too late for its fastest batch yields nothing.
+        """
+        catalog, base = self._catalog, ladder.variants[0]
+        ratios = [round(h / _RATIO_GRAIN) * _RATIO_GRAIN for h in self.hit_ratio]
+        latency_s = round(max(self.latency_s, 0.0) / _LATENCY_GRAIN_S) * _LATENCY_GRAIN_S
+        if min(ratios) == 1.0 and not latency_s:
+            return ladder.quality, ladder.throughput_per_s
+        quality, rate_per_s = [ladder.quality[0]], [ladder.throughput_per_s[0]]
+        for level in range(1, len(ladder.variants)):
+            variant, h = ladder.variants[level], ratios[level]
+            limit_s = self._slo_s - latency_s
+            if catalog.p99_s[variant][catalog.batch_sizes[variant][0]] > limit_s:
+                quality.append(0.0)
+                rate_per_s.append(rate_per_s[0])
+                continue
+            full_s = 1.0 / catalog.throughput_per_s(base, limit_s=limit_s)
+            work_s = h / catalog.throughput_per_s(variant, limit_s=limit_s) + (1.0 - h) * full_s
+            quality.append(h * ladder.quality[level] + (1.0 - h) * ladder.quality[0])
+            rate_per_s.append(1.0 / work_s)
+        return tuple(quality), tuple(rate_per_s)
+
+
+def carried(quality: Row, capacity_per_s: Sequence[float], demand_per_s: float) -> Row:
+    """Load on each level when the best ones are filled first; beyond the capacity, all are full."""
+    load = [0.0] * len(quality)
+    left = demand_per_s
+    for level in sorted(range(len(quality)), key=lambda i: -quality[i]):
+        load[level] = min(left, capacity_per_s[level])
+        left -= load[level]
+    return tuple(load)
+
+
+def in_time(capacity_per_s: float, demand_per_s: float, slack_s: float) -> float:
+    """The part of the requests that are served before their wait exceeds ``slack_s``; what cannot is dropped.
+
+    The queue as a Brownian motion between 0 and the length that takes the slack to serve, reflected at both
+    (Harrison, Brownian Motion and Stochastic Flow Systems, 1985, section 5.6), for Poisson arrivals and equal
+    service times. Far below capacity the answer is 1, far above it capacity over demand.
+    """
+    if slack_s <= 0.0:
+        return 0.0
+    excess = demand_per_s - capacity_per_s
+    longest = slack_s * capacity_per_s
+    exponent = 2.0 * excess * longest / demand_per_s
+    if abs(exponent) < 1e-9:
+        lost_per_s = demand_per_s / (2.0 * longest)
+    elif exponent < -700.0:
+        lost_per_s = 0.0
+    else:
+        lost_per_s = excess / -math.expm1(-exponent)
+    return max(0.0, 1.0 - lost_per_s / demand_per_s)
+
+
+def mean_quality(quality: Row, load_per_s: Row) -> float:
+    """Expected quality of an image when the load is spread like this."""
+    total = sum(load_per_s)
+    return sum(q * y for q, y in zip(quality, load_per_s, strict=True)) / total if total else 0.0
+
+
+class Move:
+    """From the models that workers hold to those that an allocation wants: what it costs, and the next step.
+
+    Args:
+        catalog: Models and load times.
+        ladder: The levels of the allocation.
+        view: Which worker holds what.
+    """
+
+    def __init__(self, catalog: Catalog, ladder: Ladder, view: ClusterView) -> None:
+        self._catalog = catalog
+        self._model = [catalog.model[v] for v in ladder.variants]
+        level_of = {v: j for j, v in enumerate(ladder.variants)}
+        levels = len(ladder.variants)
+        #: Workers of each level, loading or not, and those that are ready to serve it.
+        self.held, self.ready = [0] * levels, [0] * levels
+        self.loading = 0
+        for worker in range(view.workers):
+            if not view.is_up(worker):
+                continue
+            self.loading += view.is_loading(worker)
+            level = next((level_of[v] for v in view.serves(worker) if v in level_of), None)
+            if level is None:  # comes from another ladder: what it holds can serve the first level of that model
+                model = view.holds(worker)
+                level = self._model.index(model) if model in self._model else None
+            if level is not None:
+                self.held[level] += 1
+                if not view.is_loading(worker) and view.holds(worker) == self._model[level]:
+                    self.ready[level] += 1
+
+    def loads(self, wanted: Sequence[int]) -> list[int]:
+        """How many loads of each level's model these workers per level take, given the models held."""
+        models = set(self._model)
+        have = {m: sum(n for n, of in zip(self.held, self._model, strict=True) if of == m) for m in models}
+        need = []
+        for count, model in zip(wanted, self._model, strict=True):
+            free = min(count, have[model])
+            have[model] -= free
+            need.append(count - free)
+        return need
+
+    def cost_s(self, wanted: Sequence[int]) -> float:
+        """Worker-seconds that the loads take."""
+        return sum(n * self._catalog.load_s[m] for n, m in zip(self.loads(wanted), self._model, strict=True))
+
+    def step(self, wanted: Sequence[int], rate_per_s: Row, demand_per_s: float) -> tuple[int, ...]:
+        """Workers per level for now: on the way to ``wanted``, with no more loads at once than demand allows.
+
+        At least one worker moves when none is loading; in overload, where every image is short of capacity
+        anyway, half of them may.
+        """
+        workers = sum(wanted)
+        spare = sum(n * r for n, r in zip(self.ready, rate_per_s, strict=True)) - demand_per_s
+        slowest = min((r for r, n in zip(rate_per_s, self.held, strict=True) if n), default=1.0)
+        allowed = int(spare / slowest) if spare > 0 else workers // 2 - self.loading
+        allowed = max(allowed, 0 if self.loading else 1)
+        counts, empty = list(self.held), workers - sum(self.held)
+        # The levels that raise capacity most are the most urgent.
+        for level in sorted(range(len(wanted)), key=lambda j: -rate_per_s[j]):
+            while counts[level] < wanted[level]:
+                donors = [j for j in range(len(wanted)) if counts[j] > wanted[j]]
+                free = [j for j in donors if self._model[j] == self._model[level]]
+                if free:
+                    counts[free[0]] -= 1
+                elif empty:
+                    empty -= 1
+                elif allowed and donors:
+                    allowed -= 1
+                    counts[min(donors, key=lambda j: rate_per_s[j])] -= 1
+                else:
+                    break
+                counts[level] += 1
+        counts[int(np.argmax(wanted))] += empty
+        return tuple(counts)
+
+
+def spread(
+    counts: Sequence[int], ready: Sequence[int], quality: Row, rate_per_s: Row, demand_per_s: float
+) -> Allocation:
+    """The allocation of these workers: load only where workers are ready, the best levels first."""
+    able = [min(n, r) * rate for n, r, rate in zip(counts, ready, rate_per_s, strict=True)]
+    if not any(able):  # everything is loading: queue where there will be most
+        able = [n * rate for n, rate in zip(counts, rate_per_s, strict=True)]
+    return Allocation(tuple(counts), carried(quality, able, max(demand_per_s, 1e-9)))
