@@ -53,7 +53,7 @@ class Allocating(Policy):
         self._draws = Uniforms(setup.rng)
         self._missed = Route(catalog.base, "cache miss: served in full")
         #: The last plan and what it was made from: the same counts need no other placement.
-        self._last: tuple[tuple[tuple[int, ...], int], Plan] | None = None
+        self._last: tuple[tuple[tuple[tuple[Serves, int], ...], int], Plan] | None = None
 
     @property
     def period_s(self) -> float | None:
@@ -72,10 +72,11 @@ class Allocating(Policy):
         self._demand.look(view)
         allocation = self.allocate(view)
         self.aim(allocation, view)
-        key = (allocation.workers, view.membership)
+        wanted = self.placement(allocation)
+        key = (tuple(wanted.items()), view.membership)
         if self._last is None or self._last[0] != key:
             reason = f"forecast {60.0 * self._demand.forecast_per_s():.0f} requests/min"
-            self._last = (key, keep_or_move(self.placement(allocation), view, self.setup.catalog, reason))
+            self._last = (key, keep_or_move(wanted, view, self.setup.catalog, reason))
         return self._last[1]
 
     def placement(self, allocation: Allocation) -> dict[Serves, int]:

@@ -1,0 +1,188 @@
+"""How argus weighs ladders: the cache as it answers, the queue as it will be, the loads as they cost."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from argus_sim.core import affinity
+from argus_sim.core.batching import DropRule
+from argus_sim.core.catalog import Catalog
+from argus_sim.domain import CacheHit, Outcome
+from argus_sim.policies.argus import Argus
+from argus_sim.policies.ladders import CacheWatch, Ladder, Move, carried, in_time, mean_quality, spread
+from argus_sim.profile import Profile
+from argus_sim.simulation.network import CacheConfig, CacheTrouble, SimulatedCache
+from tests.make_cluster import columns_of, make_cluster
+from tests.make_engine import make_policy, make_requests
+from tests.make_profile import make_profile
+
+SLO_S = 12.0
+DEEP, MISS, NOTHING = CacheHit(0.9, 25, 0.05), CacheHit(0.2, 0, 0.05), CacheHit(float("nan"), 0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def profile() -> Profile:
+    return make_profile(
+        {"big": {1: 4.0}, "big/ac-10": {1: 3.2}, "big/ac-25": {1: 2.0}, "mid": {1: 3.0}, "small": {1: 2.2}},
+        quality={"big": 1.0, "big/ac-10": 0.97, "big/ac-25": 0.94, "mid": 0.94, "small": 0.9},
+        spread=0.02,
+        loads_s={"big": 40.0, "mid": 20.0, "small": 10.0},
+    )
+
+
+def ladder_of(profile: Profile, name: str) -> Ladder:
+    catalog = Catalog.of(profile)
+    return Ladder.of(catalog, catalog.ladder(name), affinity.perfect(profile), 0.05, SLO_S)
+
+
+@pytest.mark.parametrize("utilisation", [0.85, 0.95, 1.0, 1.1, 1.4])
+@pytest.mark.parametrize("slack_s", [2.0, 8.0])
+def test_the_share_in_time_is_that_of_a_simulated_queue(utilisation: float, slack_s: float) -> None:
+    one = make_profile({"only": {1: 1.0}}, prompts=2)
+    rng = np.random.default_rng(3)
+    demand = 8 * utilisation
+    requests = make_requests(np.cumsum(rng.exponential(1 / demand, 60_000)), slack_s + 1.0)
+    cluster = make_cluster(
+        one, make_policy("clipper-ha", one, 8, slo_s=slack_s + 1.0), requests, drop=DropRule("late")
+    )
+    cluster.run()
+    on_time = float((columns_of(cluster)["outcome"] == Outcome.ON_TIME).mean())
+    assert in_time(8.0, demand, slack_s) == pytest.approx(on_time, abs=0.012)
+
+
+def test_the_share_in_time_at_its_limits() -> None:
+    assert in_time(10.0, 1.0, 5.0) == pytest.approx(1.0)
+    assert in_time(1.0, 10.0, 5.0) == pytest.approx(0.1, abs=0.001)
+    assert in_time(10.0, 1.0, 0.0) == 0.0
+    at = in_time(4.0, 4.0, 5.0)
+    assert in_time(4.0, 4.0 + 1e-7, 5.0) == pytest.approx(at, abs=1e-6)
+    assert in_time(4.0, 4.0 - 1e-7, 5.0) == pytest.approx(at, abs=1e-6)
+
+
+def test_the_cache_counts_as_it_answers(profile: Profile) -> None:
+    ladder = ladder_of(profile, "AC")
+    watch = CacheWatch(Catalog.of(profile), ladder.variants, SLO_S)
+    assert watch.effective(ladder) == (ladder.quality, ladder.throughput_per_s)
+    for _ in range(500):
+        watch.hear(DEEP, 0.02)
+    assert watch.is_healthy
+    assert watch.effective(ladder) == (ladder.quality, ladder.throughput_per_s)
+    for turn in range(2000):  # half of the answers are deep enough for every level
+        watch.hear(DEEP if turn % 2 else MISS, 0.02)
+    assert not watch.is_healthy
+    quality, rate_per_s = watch.effective(ladder)
+    assert rate_per_s[2] == pytest.approx(1 / (0.5 * 2.0 + 0.5 * 4.0), rel=0.03)
+    assert quality[2] == pytest.approx((ladder.quality[2] + ladder.quality[0]) / 2, rel=0.01)
+    assert (quality[0], rate_per_s[0]) == (ladder.quality[0], ladder.throughput_per_s[0])
+    for _ in range(500):
+        watch.hear(NOTHING, 0.02)
+    assert watch.effective(ladder)[1] == pytest.approx((0.25, 0.25, 0.25))
+    for _ in range(500):
+        watch.hear(DEEP, 0.02)
+    assert watch.is_healthy
+
+
+def test_a_late_answer_is_worth_nothing(profile: Profile) -> None:
+    ladder = ladder_of(profile, "AC")
+    watch = CacheWatch(Catalog.of(profile), ladder.variants, SLO_S)
+    watch.hear(CacheHit(0.9, 25, 9.5), 0.02)
+    quality, _ = watch.effective(ladder)
+    assert (quality[1], quality[2]) == (0.0, ladder.quality[2])  # 9.5 + 3.2 s is late, 9.5 + 2 s is not
+
+
+def test_the_best_levels_carry_first() -> None:
+    assert carried((0.9, 1.0, 0.8), (1.0, 2.0, 3.0), 2.5) == (0.5, 2.0, 0.0)
+    assert carried((0.9, 1.0, 0.8), (1.0, 2.0, 3.0), 9.0) == (1.0, 2.0, 3.0)
+    assert mean_quality((0.9, 1.0), (1.0, 3.0)) == pytest.approx(0.975)
+    assert mean_quality((0.9, 1.0), (0.0, 0.0)) == 0.0
+
+
+def moving(profile: Profile, workers: int, ladder: str) -> tuple[Move, Ladder]:
+    """All workers serve the base model."""
+    policy = make_policy("clipper-ha", profile, workers)
+    engine = make_cluster(profile, policy, make_requests([0.0])).engine
+    engine.start()
+    found = ladder_of(profile, ladder)
+    return Move(policy.setup.catalog, found, engine.view), found
+
+
+def test_a_move_costs_its_loads(profile: Profile) -> None:
+    move, _ = moving(profile, 8, "SM")
+    assert (move.held, move.ready, move.loading) == ([8, 0, 0], [8, 0, 0], 0)
+    assert move.loads((3, 4, 1)) == [0, 4, 1]
+    assert move.cost_s((3, 4, 1)) == 4 * 20.0 + 10.0
+    move, _ = moving(profile, 8, "AC")
+    assert move.cost_s((0, 0, 8)) == 0.0
+    assert move.step((0, 3, 5), (0.25, 0.3, 0.5), 100.0) == (0, 3, 5)  # no load: at once
+
+
+def test_workers_move_as_far_as_demand_allows(profile: Profile) -> None:
+    move, ladder = moving(profile, 8, "SM")
+    rate = ladder.throughput_per_s  # 1/4, 1/3, 1/2.2
+    assert move.step((0, 0, 8), rate, 1.0) == (4, 0, 4)  # capacity 2, of which 4 workers carry 1
+    assert move.step((0, 4, 4), rate, 1.4) == (6, 0, 2)  # the fastest level first
+    assert move.step((0, 0, 8), rate, 1.9) == (7, 0, 1)  # always one
+    assert move.step((0, 0, 8), rate, 2.5) == (4, 0, 4)  # half of them, in overload
+    assert move.step((7, 1, 0), rate, 0.5) == (7, 1, 0)
+
+
+def test_load_goes_where_workers_are_ready() -> None:
+    allocation = spread((4, 0, 4), (4, 0, 1), (1.0, 0.9, 0.8), (0.25, 0.3, 0.5), 1.2)
+    assert allocation.load_per_s == pytest.approx((1.0, 0.0, 0.2))
+    assert spread((0, 4), (0, 0), (1.0, 0.9), (0.25, 0.5), 1.0).share == (0.0, 1.0)
+
+
+def run_with_trouble(
+    profile: Profile, trouble: tuple[CacheTrouble, ...], *, switch: bool = True, timeout_s: float = 1.0
+) -> tuple[Argus, list[tuple[float, bool]], dict[str, float]]:
+    """40 minutes at 150 % of what 8 workers serve in full; when which ladder was in use, and how it went."""
+    rng = np.random.default_rng(5)
+    requests = make_requests(np.cumsum(rng.exponential(1 / 3.0, 7200)), SLO_S, rng.integers(0, 20, 7200).tolist())
+    policy = make_policy("argus", profile, 8, slo_s=SLO_S, switch=switch)
+    assert isinstance(policy, Argus)
+    config = CacheConfig(trouble=trouble, timeout_s=timeout_s)
+    cache = SimulatedCache(config, np.full(20, 0.9), 25, np.random.default_rng(1))
+    cluster = make_cluster(profile, policy, requests, drop=DropRule("late"), cache=cache)
+    used: list[tuple[float, bool]] = []
+    allocate = policy.allocate
+
+    def watched(view):  # type: ignore[no-untyped-def]
+        found = allocate(view)
+        used.append((view.now_s, policy._ladder.cached))
+        return found
+
+    policy.allocate = watched  # type: ignore[method-assign]
+    cluster.run()
+    assert cluster.finished
+    columns = columns_of(cluster)
+    arrival_s = np.array(requests.arrival_s)
+    during = (arrival_s > 900) & (arrival_s < 1500)
+    after = arrival_s > 2000
+    on_time = columns["outcome"] == Outcome.ON_TIME
+    return policy, used, {"during": float(on_time[during].mean()), "after": float(on_time[after].mean())}
+
+
+def test_an_outage_of_the_cache_is_left_and_come_back_from(profile: Profile) -> None:
+    outage = (CacheTrouble(at_s=600, for_s=900),)
+    _, used, went = run_with_trouble(profile, outage)
+    assert all(cached for at_s, cached in used if at_s < 600)
+    assert not any(cached for at_s, cached in used if 800 < at_s < 1500)
+    assert all(cached for at_s, cached in used if at_s > 1800)
+    _, stayed, stuck = run_with_trouble(profile, outage, switch=False)
+    assert all(cached for _, cached in stayed)
+    assert went["during"] > stuck["during"] + 0.05
+    # Without another ladder the cache is asked now and then all the same, and used again when it answers.
+    assert stuck["after"] > 0.95
+    assert went["after"] > 0.95
+
+
+def test_a_healthy_cache_is_stayed_with(profile: Profile) -> None:
+    _, used, _ = run_with_trouble(profile, ())
+    assert all(cached for _, cached in used)
+
+
+def test_a_cache_that_answers_too_late_is_left(profile: Profile) -> None:
+    slow = (CacheTrouble(at_s=600, for_s=900, latency_s=10.5),)
+    _, used, _ = run_with_trouble(profile, slow, timeout_s=30.0)
+    assert not any(cached for at_s, cached in used if 800 < at_s < 1500)
