@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -206,10 +205,7 @@ def main() -> None:
     chosen.out.mkdir(parents=True, exist_ok=True)
     for name in models:
         pipeline = load(chosen.weights / name)
-        generate(pipeline, texts[:1], 0, steps=5)
-        start = time.perf_counter()
-        generate(pipeline, texts[:1], 0)
-        scores[name] = {"seconds_per_picture": round(time.perf_counter() - start, 3)}
+        scores[name] = {}
         for steps in map(int, chosen.steps.split(",")):
             made = generate(pipeline, texts, seed=1000, steps=steps, guidance=chosen.guidance)
             scores[name][f"{steps} steps"] = judge(made, captions, scorer)

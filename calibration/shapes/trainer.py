@@ -90,7 +90,7 @@ class Trainer:
                 self.optimiser.zero_grad()
                 decay = min(self.decay, (1 + step) / (10 + step))
                 torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
-                sums = {key: sums.get(key, 0.0) + float(loss) for key, loss in losses.items()}
+                sums = {key: sums.get(key, 0.0) + float(loss.detach()) for key, loss in losses.items()}
                 seen += 1
                 if (step + 1) % 50 == 0:
                     if step < 50:
