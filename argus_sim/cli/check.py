@@ -91,7 +91,8 @@ def _yaml(path: Path) -> Found:
     """An experiment, or the specification of a trace."""
     from argus_sim import runner
     from argus_sim.arrivals import generate_file
-    from argus_sim.experiment import Experiment, read_yaml
+    from argus_sim.experiment import Experiment
+    from argus_sim.settings import read_yaml
     from argus_sim.simulate import Scene
 
     if "arrivals" in read_yaml(path):
