@@ -251,6 +251,17 @@ class Sweep(Section):
     axes: Annotated[dict[Name, Axis], Field(min_length=1)]
     grid: bool = False
 
+    @model_validator(mode="after")
+    def _columns(self) -> Self:
+        # Imported here: pandas takes a while, and few experiments have a sweep.
+        from argus_sim.intervals import KEYS
+        from argus_sim.metrics import METRICS
+
+        for name in self.axes:
+            if name in (*KEYS, *METRICS):
+                raise ValueError(f"an axis cannot be called {name!r}: results have a column of that name")
+        return self
+
 
 def named(key: str) -> BeforeValidator:
     """A bare string stands for ``{key: string}``, with the string as name as well."""

@@ -44,6 +44,7 @@ class Scene:
 
     Attributes:
         kinds: Of GPUs, where the cluster has kinds of its own.
+        lessons: What predictors learn from, if not ``profile``: the same qualities, whatever the latencies are.
     """
 
     experiment: Experiment
@@ -51,6 +52,7 @@ class Scene:
     catalog: Catalog
     slo_s: float
     kinds: tuple[Kind, ...] = ()
+    lessons: Profile | None = None
 
     @classmethod
     def of(cls, experiment: Experiment) -> Scene:
@@ -64,7 +66,8 @@ class Scene:
         catalog = Catalog.of(profile, kinds, where=f"experiment {experiment.name!r}: cluster.kinds")
         slo = experiment.slo
         base_s = profile.latency(profile.base, 1).mean_s
-        return cls(experiment, profile, catalog, slo.seconds or slo.multiplier * base_s, kinds)
+        slo_s = slo.seconds or slo.multiplier * base_s
+        return cls(experiment, profile, catalog, slo_s, kinds, _lessons(experiment))
 
     @property
     def capacity_per_s(self) -> float:
@@ -105,13 +108,19 @@ class Scene:
         experiment = self.experiment
         kinds = [(p, registry.find(p.name, where=f"policy {p.label!r}")) for p in experiment.policies]
         judged = [config.label for config, kind in kinds if kind.review is not Policy.review]
+        hardware = [
+            (f"kind {kind.name}: {table}", part)
+            for kind in self.kinds
+            for table in ("latency", "loads")
+            for part in kind.hardware.provenance_of(table)
+        ]
         if not judged:
-            return []
+            return hardware
         model = (
             f"Gaussian copula, correlation {experiment.cluster.discriminator.correlation:g} with relative quality"
         )
         source = f"argus_sim.simulation.discriminator ({model}; assumed), seed of the run"
-        return [(f"discriminator of {', '.join(judged)}", Provenance(kind="synthetic", source=source))]
+        return [*hardware, (f"discriminator of {', '.join(judged)}", Provenance(kind="synthetic", source=source))]
 
     def policy(self, config: PolicyConfig, seed: int, trace: Trace | None = None) -> Policy:
         """A fresh policy, knowing what a policy may know; the trace is for a perfect forecast."""
@@ -123,7 +132,7 @@ class Scene:
             workers=experiment.cluster.workers,
             slo_s=self.slo_s,
             rng=stream(seed, "policy"),
-            predictor=_predictor(self.profile, config.predictor, seed),
+            predictor=_predictor(self.lessons or self.profile, config.predictor, seed),
             future_s=None if config.forecast == "own" or trace is None else trace.arrival_s,
         )
         return kind(setup, registry.parameters(kind, config.params, where=where))
@@ -250,6 +259,13 @@ def forget() -> None:
 def _profile(experiment: Experiment) -> Profile:
     where = f"experiment {experiment.name!r}: profile"
     return _changed(_original(experiment, where), experiment.profile_changes, where)
+
+
+def _lessons(experiment: Experiment) -> Profile:
+    """The profile with changes to its qualities alone: often the same for many points of a sweep."""
+    where = f"experiment {experiment.name!r}: profile"
+    changes = ProfileChanges(quality_spread=experiment.profile_changes.quality_spread)
+    return _changed(_original(experiment, where), changes, where)
 
 
 def _kind(experiment: Experiment, index: int) -> Kind:

@@ -17,11 +17,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from argus_sim import metrics, runner
+from argus_sim import metrics
 from argus_sim.errors import InputError
 from argus_sim.experiment import Experiment
+from argus_sim.lockfile import LOCK, make_lock, read_lock, versions
 from argus_sim.metrics import METRICS
-from argus_sim.runner import LOCK, Run, make_lock, read_lock, run_experiment, runs_of
+from argus_sim.runner import Run, run_experiment, runs_of
 from argus_sim.simulate import Scene
 from tests.make_experiment import content, write_experiment
 
@@ -174,7 +175,7 @@ def test_lock_file(experiment: Experiment, finished: Path) -> None:
     assert lock["experiment"] == experiment.model_dump(mode="json")
     assert set(lock["inputs"]) == {"profile test", "trace file"}  # what is generated is in the experiment itself
     assert lock["versions"]["argus-sim"]
-    assert read_lock(finished / "out" / LOCK).versions == runner.versions()
+    assert read_lock(finished / "out" / LOCK).versions == versions()
     assert read_lock(finished / "small.yaml").inputs == {}
 
 

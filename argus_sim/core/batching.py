@@ -134,12 +134,17 @@ class YieldingFormer(BatchFormer):
         """As :meth:`BatchFormer.take`, but the queue may not be empty when nothing is returned."""
         self._now_s, self._variant = now, variant
         rows = super().take(now, queue, variant, size)
-        queue.extendleft(reversed(self._aside))
-        self._aside.clear()
+        if self._aside:
+            queue.extendleft(reversed(self._aside))
+            self._aside.clear()
+            if not rows and size > 1:
+                # A full batch would have been too late for all; one of them alone may not be.
+                return self.take(now, queue, variant, 1)
         return rows
 
     def _pass(self, row: int) -> None:
-        if self._now_s + self._least_s[self._variant] <= self._deadline_s[row]:
+        least_s = self._least_s[self._variant]
+        if least_s < self._timings.p99_s[self._variant][1] and self._now_s + least_s <= self._deadline_s[row]:
             self._aside.append(row)
         else:
             self._lost(row)

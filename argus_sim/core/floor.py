@@ -96,16 +96,16 @@ class Floor:
         """Give work to the idle workers of a pool, as far as there is any."""
         commands: list[Command] = []
         idle = pool.idle
-        serves = pool.serves
+        left: Serves = ()
         while idle:
             variant, queue = pool.variant, pool.queue
             if queue is None:
-                variant = self._oldest(serves)
+                variant = self._oldest(left or pool.serves)
                 queue = self.queues[variant]
             if not queue:
                 break
             if self._batch is None:
-                fit = pool.timings.fit[variant]
+                fit = pool.fit or pool.timings.fit[variant]
                 size = fit[len(queue)] if len(queue) < len(fit) else fit[-1]
             else:
                 size = self._ask_batch(now, pool, queue, variant, commands)
@@ -120,8 +120,8 @@ class Floor:
                     self._rejects.clear()
                 if not rows:
                     if queue:  # what is left there is for a faster kind
-                        serves = tuple(v for v in serves if v != variant)
-                        if not serves:
+                        left = tuple(v for v in left or pool.serves if v != variant)
+                        if not left:
                             break
                     continue
             worker = idle.pop()

@@ -48,8 +48,10 @@ class ArgusParams(AllocatingParams):
         default=0.05, ge=0, lt=1, description="Relative quality that may be lost to call a level good enough."
     )
     recent: int = Field(default=2000, ge=1, description="Arrivals that the affinity histogram is made of.")
-    aligner: Literal["exact", "one-pass"] = Field(
-        default="exact", description="one-pass: the artefact's heuristic, flaws included."
+    aligner: Literal["exact", "one-pass", "none"] = Field(
+        default="exact",
+        description="one-pass: the artefact's heuristic, flaws included; none: each prompt at its own affinity, or "
+        "at the nearest level that has workers.",
     )
     switch: bool = Field(
         default=True, description="With ladder auto: change to another ladder when it yields more."
@@ -228,8 +230,9 @@ class Argus(Allocating):
         if self.params.aligner == "exact":
             shares = align(have, allocation.share, self._ladder.loss)
         else:
-            shares = align_one_pass(have, allocation.share)
-            # The artefact may leave prompts at a level that has no workers: they go to the nearest that has.
+            one_pass = self.params.aligner == "one-pass"
+            shares = align_one_pass(have, allocation.share) if one_pass else np.eye(self._levels)
+            # Either may leave prompts at a level that has no workers: they go to the nearest that has.
             shares = _restrict(shares, np.asarray(allocation.workers) > 0)
         if shares is self._shares:
             return
