@@ -57,7 +57,9 @@ def test_a_catalog_knows_each_kind() -> None:
 
 
 def test_a_kind_may_have_a_profile_of_its_own_with_variants_in_another_order() -> None:
-    other = make_profile({"big": {1: 2.0, 4: 5.0}, "small": {1: 0.5}, "big/ac-10": {1: 1.5}, "big/ac-25": {1: 1.0}})
+    other = make_profile(
+        {"big": {1: 2.0, 4: 5.0}, "small": {1: 0.5}, "big/ac-10": {1: 1.5}, "big/ac-25": {1: 1.0}}
+    )
     catalog = Catalog.of(PROFILE, (Kind("own", 1, other), Kind("same", 1, PROFILE)))
     assert [row[1] for row in catalog.kinds[0].mean_s] == [2.0, 1.5, 1.0, 0.5]
     assert catalog.kinds[0].batch_sizes[BIG] == (1, 4)
@@ -174,7 +176,7 @@ def test_placement_by_kind_moves_as_little_as_it_can() -> None:
 
 
 def test_argus_leaves_levels_that_a_kind_cannot_serve_in_time_to_the_others() -> None:
-    """At a fifth of the speed, `big` takes 20 s of 12; the fast worker gets it, the slow ones what they can do."""
+    """At a fifth of the speed, `big` takes 20 s of 12: the fast worker gets it."""
     kinds = (Kind("slow", 3, at_speed(PROFILE, 0.2)), Kind("fast", 1, PROFILE))
     catalog = Catalog.of(PROFILE, kinds)
     setup = make_setup(PROFILE, 4)
