@@ -120,7 +120,8 @@ class Allocating(Policy):
         if catalog.variants[first].skipped_steps:
             serves[first] = (catalog.base, first)
         return [
-            {serves[v]: n for v, n in zip(self.ladder, counts, strict=True) if n} for counts in allocation.by_kind or (allocation.workers,)
+            {serves[v]: n for v, n in zip(self.ladder, counts, strict=True) if n}
+            for counts in allocation.by_kind or (allocation.workers,)
         ]
 
     def allocate(self, view: ClusterView) -> Allocation:
@@ -140,7 +141,8 @@ class Allocating(Policy):
         """The forecast with headroom, in grains of the capacity; all in images/s."""
         demand = self._demand.forecast_per_s() * self.params.headroom
         grains = max(1, math.ceil(demand / capacity / GRAIN))
-        return min(grains, round(2 / GRAIN)) * GRAIN * capacity
+        grained: float = min(grains, round(2 / GRAIN)) * GRAIN * capacity
+        return grained
 
     def aim(self, allocation: Allocation, view: ClusterView) -> None:
         """Prepare routing for a new allocation."""

@@ -50,8 +50,8 @@ class ArgusParams(AllocatingParams):
     recent: int = Field(default=2000, ge=1, description="Arrivals that the affinity histogram is made of.")
     aligner: Literal["exact", "one-pass", "none"] = Field(
         default="exact",
-        description="one-pass: the artefact's heuristic, flaws included; none: each prompt at its own affinity, or "
-        "at the nearest level that has workers.",
+        description="one-pass: the artefact's heuristic, flaws included; none: each prompt at its own affinity, "
+        "or at the nearest level that has workers.",
     )
     switch: bool = Field(
         default=True, description="With ladder auto: change to another ladder when it yields more."
@@ -231,7 +231,7 @@ class Argus(Allocating):
             shares = align(have, allocation.share, self._ladder.loss)
         else:
             one_pass = self.params.aligner == "one-pass"
-            shares = align_one_pass(have, allocation.share) if one_pass else np.eye(self._levels)
+            shares = align_one_pass(have, allocation.share) if one_pass else np.eye(len(self.ladder))
             # Either may leave prompts at a level that has no workers: they go to the nearest that has.
             shares = _restrict(shares, np.asarray(allocation.workers) > 0)
         if shares is self._shares:
