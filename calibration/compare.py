@@ -42,10 +42,14 @@ def merge(profiles: Sequence[Profile], name: str) -> Profile:
     quality = _first_of([p.table("quality") for p in with_quality], _QUALITY_KEY)
     latency = pd.concat([p.table("latency").assign(order=i) for i, p in enumerate(timed)], ignore_index=True)
     best = latency.groupby("variant")["order"].transform("min")  # a variant's latencies come from one run
-    latency = latency.loc[latency["order"] == best].drop(columns="order")
+    latency = latency.loc[latency["order"] == best]
+    sources = {"latency": [timed[i] for i in sorted(set(latency["order"]))]}
+    latency = latency.drop(columns="order")
     loads = pd.concat([p.table("loads").assign(order=i) for i, p in enumerate(timed)], ignore_index=True)
     best = loads.groupby(["model", "source"])["order"].transform("min")
-    loads = loads.loc[loads["order"] == best].drop(columns="order")
+    loads = loads.loc[loads["order"] == best]
+    sources["loads"] = [timed[i] for i in sorted(set(loads["order"]))]
+    loads = loads.drop(columns="order")
     variants = _variants(profiles, latency, quality, metric)
     quality = quality.loc[quality["variant"].isin(set(variants["variant"]))]
     base_rows = quality.loc[(quality["variant"] == first.manifest.base) & (quality["metric"] == metric)]
@@ -62,7 +66,7 @@ def merge(profiles: Sequence[Profile], name: str) -> Profile:
     if with_similarity:
         rows = _first_of([p.table("similarity") for p in with_similarity], ["prompt", "neighbour"])
         tables["similarity"] = rows.loc[rows["prompt"].isin(set(prompts["prompt"]))]
-    return Profile.from_tables(_manifest(profiles, name, tables, metric), tables)
+    return Profile.from_tables(_manifest(profiles, name, tables, metric, sources), tables)
 
 
 def _is_rough(profile: Profile) -> bool:
@@ -89,8 +93,8 @@ def _variants(
     """All variants that have a latency and a score, in ladders under the first profile's base."""
     base = profiles[0].manifest.base
     frames = []
-    for number, profile in enumerate(profiles):
-        frame = profile.table("variants").assign(order=number)
+    for profile in profiles:
+        frame = profile.table("variants")
         if (
             profile.manifest.base != base
         ):  # its base is one model among others here, and its ladders are that model's
@@ -108,20 +112,25 @@ def _variants(
     single = latency.loc[latency["batch_size"] == 1].groupby("variant")["mean_s"].mean()
     rows = rows.loc[rows["variant"].isin(set(single.index))].copy()
     for _, rungs in rows.loc[rows["strategy"] != BASE_STRATEGY].groupby("strategy"):
-        if rungs["order"].nunique() == 1:
-            ranked = rungs.sort_values("level")
-        else:
-            ranked = rungs.assign(single=rungs["variant"].map(single)).sort_values("single", ascending=False)
+        # By the latencies that count now: those of a quality-only run, whose levels these may be, are rough.
+        ranked = rungs.assign(single=rungs["variant"].map(single)).sort_values("single", ascending=False)
         rows.loc[ranked.index, "level"] = np.arange(1, len(ranked) + 1)
-    return rows.drop(columns="order")
+    return rows
 
 
-def _manifest(profiles: Sequence[Profile], name: str, tables: dict[str, pd.DataFrame], metric: str) -> Manifest:
+def _manifest(
+    profiles: Sequence[Profile],
+    name: str,
+    tables: dict[str, pd.DataFrame],
+    metric: str,
+    sources: dict[str, list[Profile]],
+) -> Manifest:
+    """``sources``: the profiles that a table's rows come from, where those are not all that have it."""
     provenance: dict[str, tuple[Provenance, ...]] = {}
     for table in tables:
         parts = [
             part
-            for p in profiles
+            for p in sources.get(table, profiles)
             if table in p.tables and not (table == "quality" and metric != ABSENT and p.manifest.metric == ABSENT)
             for part in p.provenance_of(table)
         ]
@@ -135,7 +144,9 @@ def _manifest(profiles: Sequence[Profile], name: str, tables: dict[str, pd.DataF
             "metric": metric,
             "seeds": tuple(int(seed) for seed in seeds),
             "provenance": provenance,
-            "generator": {"merged": [{"name": p.name, "digest": p.digest()} for p in profiles]},
+            "generator": {
+                "merged": [{"name": p.name, "digest": p.digest(), **p.manifest.generator} for p in profiles]
+            },
         }
     )
 
