@@ -19,6 +19,7 @@ import numpy.typing as npt
 from argus_sim import tracefile
 from argus_sim.errors import InputError, did_you_mean
 from argus_sim.provenance import Provenance
+from argus_sim.trace_stats import statistics
 
 Floats = npt.NDArray[np.float64]
 
@@ -105,13 +106,19 @@ class Trace:
         Raises:
             InputError: Another suffix.
         """
-        header = tracefile.Header(
+        tracefile.write(Path(path), self._header(), self.arrival_s, self.prompt)
+
+    def summary(self) -> tracefile.Summary:
+        """What a list says of a trace."""
+        return tracefile.Summary(self._header(), len(self), self.digest())
+
+    def _header(self) -> tracefile.Header:
+        return tracefile.Header(
             name=self.name,
             duration_s=self.duration_s,
             provenance=self.provenance,
             transformations=self.transformations,
         )
-        tracefile.write(Path(path), header, self.arrival_s, self.prompt)
 
     def scale_time(self, factor: float) -> Trace:
         """Every time multiplied by ``factor`` > 0: a shorter day with the same number of images.
@@ -222,22 +229,7 @@ class Trace:
 
         NaN where undefined: no gaps, no complete minute with arrivals, x constant or too short for the lag.
         """
-        gaps = np.diff(self.arrival_s)
-        x = self.rate(60.0)[1][: int(self.duration_s // 60.0)]
-        mean_per_min = len(self) * 60.0 / self.duration_s
-        peak_per_min = float(np.max(x)) if len(x) else math.nan
-        return {
-            "count": float(len(self)),
-            "duration_s": self.duration_s,
-            "mean_per_min": mean_per_min,
-            "peak_per_min": peak_per_min,
-            "p99_per_min": float(np.percentile(x, 99)) if len(x) else math.nan,
-            "peak_to_mean": peak_per_min / mean_per_min,
-            "dispersion_index_per_min": float(np.var(x) / np.mean(x)) if np.any(x) else math.nan,
-            "cv_interarrival": float(np.std(gaps) / np.mean(gaps)) if np.any(gaps) else math.nan,
-            "acf_lag1_min": _autocorrelation(x, 1),
-            "acf_lag60_min": _autocorrelation(x, 60),
-        }
+        return statistics([self.arrival_s], self.duration_s)
 
     def digest(self) -> str:
         """SHA-256 (hex) of arrivals, duration and prompts: equal for traces that ask for the same work."""
@@ -278,11 +270,3 @@ def _shipped_folder() -> Path:
 def _check_positive(name: str, value: float) -> None:
     if not (value > 0 and math.isfinite(value)):
         raise InputError(f"{name} must be a finite number above 0, found {value!r}")
-
-
-def _autocorrelation(x: Floats, lag: int) -> float:
-    if len(x) < lag + 2:
-        return math.nan
-    centred = x - np.mean(x)
-    power = float(centred @ centred)
-    return float(centred[:-lag] @ centred[lag:]) / power if power > 0 else math.nan

@@ -12,6 +12,7 @@ from argus_sim.cli.output import duration
 
 if TYPE_CHECKING:
     from argus_sim.trace import Trace
+    from argus_sim.tracefile import Summary
 
 app = typer.Typer(no_args_is_help=True, help="List, show, generate and import traces: when images are asked for.")
 
@@ -33,7 +34,7 @@ def list_traces(as_json: output.Json = False, quiet: output.Quiet = False) -> No
 
     traces = [_read(name) for name in shipped_traces()]
     if as_json:
-        output.show_json([_head(trace) for trace in traces])
+        output.show_json([_head(trace.summary()) for trace in traces])
         return
     for trace in traces:
         output.say(f"{trace.name}: {len(trace):,} images in {duration(trace.duration_s)}; {_kinds(trace)}")
@@ -49,14 +50,15 @@ def _kinds(trace: Trace) -> str:
     return ", ".join(part.kind + (f" ({part.covers})" if part.covers != "*" else "") for part in trace.provenance)
 
 
-def _head(trace: Trace) -> dict[str, Any]:
+def _head(summary: Summary) -> dict[str, Any]:
+    header = summary.header
     return {
-        "name": trace.name,
-        "count": len(trace),
-        "duration_s": trace.duration_s,
-        "provenance": [part.model_dump() for part in trace.provenance],
-        "transformations": trace.transformations,
-        "digest": trace.digest(),
+        "name": header.name,
+        "count": summary.count,
+        "duration_s": header.duration_s,
+        "provenance": [part.model_dump() for part in header.provenance],
+        "transformations": header.transformations,
+        "digest": summary.digest,
     }
 
 
@@ -66,7 +68,7 @@ def show(name: Name, as_json: output.Json = False, quiet: output.Quiet = False) 
     trace = _read(name)
     stats = trace.stats()
     if as_json:
-        output.show_json({**_head(trace), "stats": stats})
+        output.show_json({**_head(trace.summary()), "stats": stats})
         return
     output.say(f"{trace.name}: {len(trace):,} images in {duration(trace.duration_s)}")
     _, per_min = trace.rate(trace.duration_s / 72)
@@ -99,8 +101,14 @@ def stats(
     as_json: output.Json = False,
     quiet: output.Quiet = False,
 ) -> None:
-    """Print the statistics of a trace: rates, burstiness, autocorrelation."""
-    found = _read(file).stats()
+    """Print the statistics of a trace: rates, burstiness, autocorrelation.
+
+    The file is read in batches: memory does not grow with the number of arrivals.
+    """
+    from argus_sim.trace import find_trace
+    from argus_sim.trace_stats import statistics_of_file
+
+    found = statistics_of_file(find_trace(file))
     if as_json:
         output.show_json(found)
     else:
@@ -124,7 +132,9 @@ def generate(
     """Generate a trace from its specification; the same file always gives the same trace."""
     from argus_sim.arrivals import generate_file
 
-    _save(generate_file(spec), out, as_json, quiet)
+    trace = generate_file(spec)
+    trace.save(out)
+    _wrote(trace.summary(), out, as_json, quiet)
 
 
 @app.command(
@@ -151,19 +161,16 @@ def import_(
     quiet: output.Quiet = False,
 ) -> None:
     """Make a trace from a public data set, in the format it is published in."""
-    import numpy as np
+    from argus_sim.importers import import_file
 
-    from argus_sim.importers import import_trace
-
-    rng = np.random.default_rng(seed)
-    _save(import_trace(format, file, rng=rng, **output.key_values(options)), out, as_json, quiet)
+    _wrote(import_file(format, file, out, seed=seed, **output.key_values(options)), out, as_json, quiet)
 
 
-def _save(trace: Trace, out: Path, as_json: bool, quiet: bool) -> None:
-    trace.save(out)
-    output.remark(f"wrote {out}: {len(trace):,} images in {duration(trace.duration_s)}", quiet=quiet)
+def _wrote(summary: Summary, out: Path, as_json: bool, quiet: bool) -> None:
+    header = summary.header
+    output.remark(f"wrote {out}: {summary.count:,} images in {duration(header.duration_s)}", quiet=quiet)
     if as_json:
-        output.show_json({**_head(trace), "file": out})
+        output.show_json({**_head(summary), "file": out})
 
 
 @app.command(epilog=output.examples("argus-sim traces formats", "argus-sim traces formats --json"))
