@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from argus_sim.arrivals import generate
+from argus_sim.arrivals import generate, generate_file
 from argus_sim.core import affinity
 from argus_sim.core.bound import Bound, least_work_s, pooled_work_s, quality_bound
 from argus_sim.core.catalog import Catalog, Kind
@@ -34,7 +34,7 @@ from argus_sim.simulation.discriminator import Discriminator
 from argus_sim.simulation.environment import Environment
 from argus_sim.simulation.network import SimulatedCache
 from argus_sim.simulation.service import LoadTimes, ServiceTimes
-from argus_sim.trace import Trace, find_trace
+from argus_sim.trace import Trace, find_trace, is_model
 from argus_sim.workload import Workload, stream
 
 
@@ -86,7 +86,8 @@ class Scene:
             assert config.file is not None
             path = expand(config.file, where=where)
             if config.format is None:
-                trace = Trace.read(find_trace(path))
+                path = find_trace(path)
+                trace = generate_file(path, rng, name=config.name) if is_model(path) else Trace.read(path)
             else:
                 trace = import_trace(config.format, path, rng=rng, **config.options)
         if config.clip_s is not None:

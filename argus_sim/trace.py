@@ -245,8 +245,18 @@ def shipped_traces() -> list[str]:
     return sorted(path.stem for path in _shipped_folder().glob("*.parquet"))
 
 
+def shipped_models() -> list[str]:
+    """Names of the fitted models that come with argus-sim: each seed makes a trace of its own from one."""
+    return sorted({path.stem for path in _shipped_folder().glob("*.yaml")} - set(shipped_traces()))
+
+
+def is_model(path: Path) -> bool:
+    """Whether a file describes arrivals to generate, and is no trace itself."""
+    return path.suffix in (".yaml", ".yml")
+
+
 def find_trace(name_or_path: str | Path) -> Path:
-    """The file of a shipped trace, or the path itself where it has a suffix or is a file.
+    """The file of a shipped trace or model, or the path itself where it has a suffix or is a file.
 
     Raises:
         InputError: Neither a path nor a shipped name.
@@ -254,10 +264,10 @@ def find_trace(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     if path.suffix or path.is_file():
         return path
-    shipped = shipped_traces()
-    if path.name not in shipped or path.parent != Path():
-        raise InputError(f"no trace is called {str(path)!r}{did_you_mean(path.name, shipped)}")
-    return _shipped_folder() / f"{path.name}.parquet"
+    traces, models = shipped_traces(), shipped_models()
+    if path.name not in (*traces, *models) or path.parent != Path():
+        raise InputError(f"no trace is called {str(path)!r}{did_you_mean(path.name, (*traces, *models))}")
+    return _shipped_folder() / f"{path.name}.{'parquet' if path.name in traces else 'yaml'}"
 
 
 def _shipped_folder() -> Path:

@@ -227,7 +227,7 @@ def _read_parquet(path: Path) -> tuple[Header, Floats, list[str] | None]:
 def _parquet_file(path: Path) -> pq.ParquetFile:
     """An open file that has arrival times."""
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, pre_buffer=False)  # a buffer would grow to the size of the file
     except pa.ArrowInvalid as error:
         raise InputError(f"not a Parquet file: {error}", where=str(path)) from error
     schema = file.schema_arrow

@@ -237,7 +237,7 @@ def parquet_batches(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, p
     if not path.is_file():
         raise InputError("no such file", where=str(path))
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, pre_buffer=False)
     except pa.ArrowInvalid as error:
         raise InputError(f"not a Parquet file: {error}", where=str(path)) from error
     with file:

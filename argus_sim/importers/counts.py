@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from argus_sim.arrivals import RateCurve
 from argus_sim.columns import read_header
 from argus_sim.errors import InputError
 from argus_sim.importers.base import (
@@ -24,6 +23,7 @@ from argus_sim.importers.base import (
     times_of,
 )
 from argus_sim.importers.requests import GenTD26Requests
+from argus_sim.rate import RateCurve
 from argus_sim.trace import Floats
 
 
