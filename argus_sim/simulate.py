@@ -5,7 +5,7 @@ Everything that several runs share (the profile, the predictors, a trace) is mad
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -78,9 +78,14 @@ class Scene:
 
     def trace(self, config: TraceConfig, seed: int) -> Trace:
         """The trace as the configuration wants it, rescaled."""
-        rng = stream(seed, "arrivals")
+        return self._trace(config, stream(seed, "arrivals"))
+
+    def _trace(self, config: TraceConfig, rng: np.random.Generator) -> Trace:
         where = f"experiment {self.experiment.name!r}: trace {config.name!r}"
-        if config.generate is not None:
+        if config.superpose:
+            first, *others = (self._trace(part, rng) for part in config.superpose)
+            trace = replace(first.superpose(*others), name=config.name)
+        elif config.generate is not None:
             trace = generate(config.generate, rng, name=config.name)
         else:
             assert config.file is not None
@@ -158,7 +163,7 @@ def simulate(
     def rng(purpose: str) -> np.random.Generator:
         return stream(seed, purpose)
 
-    workload = Workload.of(trace, profile, scene.slo_s, rng("prompts"))
+    workload = Workload.of(trace, profile, scene.slo_s, rng("prompts"), experiment.prompts)
     engine = Engine(
         scene.catalog,
         scene.policy(policy_config, seed, trace),
@@ -194,7 +199,7 @@ def simulate(
 def hindsight(scene: Scene, trace: Trace, seed: int) -> Bound:
     """What no policy can exceed in :func:`simulate` with the same trace and seed."""
     cluster = scene.experiment.cluster
-    workload = Workload.of(trace, scene.profile, scene.slo_s, stream(seed, "prompts"))
+    workload = Workload.of(trace, scene.profile, scene.slo_s, stream(seed, "prompts"), scene.experiment.prompts)
     service = ServiceTimes.of(scene.profile, len(trace), stream(seed, "service"), scene.kinds)
     # A worker that is sped up for a while may do everything at that speed.
     fastest = min([1.0, *(f.factor for f in cluster.faults if isinstance(f, faults.Slowdown))])

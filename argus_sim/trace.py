@@ -165,6 +165,27 @@ class Trace:
         order = np.argsort(times, kind="stable")
         return self._pick(source[order], times[order], self.duration_s, f"rate scaled by {factor:g}")
 
+    def superpose(self, *others: Trace) -> Trace:
+        """The arrivals of several traces together, from the same start; the longest gives the length.
+
+        Prompts stay with their arrivals where all traces have some, and are left out otherwise.
+        """
+        traces = (self, *others)
+        times = np.concatenate([trace.arrival_s for trace in traces])
+        order = np.argsort(times, kind="stable")
+        texts = [text for trace in traces for text in trace.prompt or ()]
+        return Trace(
+            name=self.name,
+            arrival_s=times[order],
+            duration_s=max(trace.duration_s for trace in traces),
+            provenance=tuple(dict.fromkeys(part for trace in traces for part in trace.provenance)),
+            prompt=tuple(texts[row] for row in order) if len(texts) == len(times) else None,
+            transformations=(
+                *(f"{trace.name}: {change}" for trace in traces for change in trace.transformations),
+                f"superposed: {', '.join(trace.name for trace in traces)}",
+            ),
+        )
+
     def clip(self, start_s: float, end_s: float) -> Trace:
         """The arrivals in [start_s, end_s), as a trace that starts at 0.
 
