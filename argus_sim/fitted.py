@@ -92,8 +92,8 @@ class Fitted(Arrivals):
                 values[i] = phi * values[i - 1] + fresh * values[i]
             normal = np.array(values, dtype=np.float64)
         shape = self.noise_cv**-2
-        factor: Floats = gammaincinv(shape, np.clip(ndtr(normal), 1e-12, 1.0 - 1e-12)) / shape
-        return factor
+        share = np.clip(ndtr(normal), 1e-12, 1.0 - 1e-12)
+        return np.asarray(gammaincinv(shape, share) / shape, dtype=np.float64)
 
     def _renewal(self, until: float, rng: np.random.Generator) -> Floats:
         """Renewal points in [0, until) with gaps of mean 1."""

@@ -134,7 +134,10 @@ def difficulty(profile: Profile) -> Floats:
 
 
 def zipf_exponent(counts: npt.ArrayLike) -> float:
-    """The exponent of Zipf's law with which these counts of distinct texts are the most likely, in [0, 5]."""
+    """The exponent of Zipf's law with which these counts of distinct texts are the most likely, in [0, 5].
+
+    Ranks are those of the counts themselves, so that few requests of many equal texts look less than equal.
+    """
     sorted_counts = np.sort(np.asarray(counts, dtype=np.float64))[::-1]
     log_rank = np.log(np.arange(1.0, len(sorted_counts) + 1))
 

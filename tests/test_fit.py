@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from argus_sim.arrivals import Piecewise, Poisson, generate, generate_file
+from argus_sim.arrivals import Piecewise, Poisson, generate, generate_file, read_spec
 from argus_sim.errors import InputError
 from argus_sim.fit import Measures, fit, judge, minute_counts, write_model
 from argus_sim.fitted import Fitted
-from argus_sim.trace import Trace
+from argus_sim.importers import import_trace
+from argus_sim.trace import Trace, find_trace, shipped_models
 
 
 def seeded(seed: int) -> np.random.Generator:
@@ -125,3 +127,45 @@ def test_a_written_model_is_read_back_with_its_origin(tmp_path: Path) -> None:
     other = generate_file(tmp_path / "m.yaml", seeded(1), name="other")
     assert other.name == "other"
     assert other.arrival_s.tolist() == model.times(seeded(1)).tolist()
+
+
+# -- the shipped models ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_a_shipped_model_is_small_and_says_where_it_is_from(name: str) -> None:
+    path = find_trace(name)
+    assert path.stat().st_size < 10_000
+    spec = read_spec(path)
+    assert isinstance(spec.arrivals, Fitted)
+    assert spec.name == name
+    assert spec.shape[0].kind == "recorded"
+    assert all("argus_sim.fit: " in (part.derived or "") for part in spec.shape)
+
+
+def recorded(name: str) -> Trace:
+    folder = Path(os.environ["ARGUS_DATA"]) / "traces"
+    rng = np.random.default_rng(1)
+    if name == "gentd26-fit":
+        return import_trace("gentd26-requests", folder / "gentd26_t2i_requests.csv", rng=rng)
+    if name == "gateway-day-fit":
+        return import_trace("gentd26-gateway", folder / "gentd26_gateway_qps.csv", rng=rng)
+    if name == "twitter-week-fit":
+        whole = import_trace("nab-twitter-volume", folder / "nab_twitter_volume_5min.csv", rng=rng)
+        return whole.clip(604_800, 1_209_600)
+    kind = name.removeprefix("azure-").removesuffix("-fit")
+    return import_trace("azure-llm-2023", folder / f"azure_llm_2023_{kind}.csv", rng=rng)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", shipped_models())
+def test_a_shipped_model_reproduces_its_trace(name: str) -> None:
+    spec = read_spec(find_trace(name))
+    assert isinstance(spec.arrivals, Fitted)
+    # Seeds that neither the fit nor its own account used.
+    quality = judge(spec.arrivals, measured(recorded(name)), range(50, 58))
+    for key in ("dispersion_index_per_min", "peak_to_mean"):
+        assert quality.fitted[key] == pytest.approx(quality.recorded[key], rel=0.15)
+    assert quality.fitted["arrivals"] == pytest.approx(quality.recorded["arrivals"], rel=0.03)
+    assert quality.acf_difference < 0.1
+    assert quality.ks_gaps < 0.15

@@ -269,7 +269,8 @@ def test_diffserve_recorded(name: str, count: int) -> None:
     assert len(trace) == count
     full = int(trace.duration_s // 60)
     assert trace.rate(60.0)[1][:full].tolist() == counted_per_minute(seconds, full)
-    lines = texts.read_text().splitlines()
+    lines = texts.read_text().removesuffix("\n").split("\n")
+    assert len(lines) == 5000
     assert trace.prompt is not None
     assert sorted(trace.prompt) == sorted(lines[i - 1] for i in frame["prompt_id"])
 
