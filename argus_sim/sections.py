@@ -51,8 +51,8 @@ class TraceConfig(Section):
 
     Attributes:
         name: How results call it.
-        file: A shipped name, or a path (relative to the experiment's file; ``${VARIABLES}`` are replaced). From a
-            model (YAML), each seed gets its own arrivals.
+        file: A shipped name, or a path (relative to the experiment's file; ``${VARIABLES}`` are replaced). From
+            a model (YAML), each seed gets its own arrivals.
         format: The public format of the file; without it the file is one of argus-sim's own.
         options: Parameters of the format.
         generate: Arrivals to generate, in place of a file; each seed gets its own.
