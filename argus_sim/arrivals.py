@@ -8,9 +8,9 @@ times are seconds.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+import hashlib
+from collections.abc import Iterable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
@@ -20,80 +20,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from argus_sim.errors import InputError, did_you_mean
+from argus_sim.fitted import Fitted
 from argus_sim.provenance import Provenance
+from argus_sim.rate import Arrivals, NonNegative, Positive, lines, steps
 from argus_sim.trace import Floats, Trace
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 #: Times from :func:`generate_file` are multiples of this. Just under 1 ms, and a power of two: exact as
 #: floats, and half the file size that milliseconds would give.
 RESOLUTION_S = 2.0**-10
-
-
-@dataclass(frozen=True, slots=True)
-class RateCurve:
-    """A rate that is linear within each of k segments and may jump between them.
-
-    Attributes:
-        edge_s: float64[k + 1], ascending from 0.
-        left_per_s: float64[k], >= 0: the rate at the left end of each segment.
-        right_per_s: float64[k], >= 0: the rate at its right end.
-    """
-
-    edge_s: Floats
-    left_per_s: Floats
-    right_per_s: Floats
-
-    def wobbled(self, cv: float, rng: np.random.Generator) -> RateCurve:
-        """The curve with every aligned minute multiplied by its own Gamma variable of mean 1 and this cv.
-
-        Counts per minute around a mean m then have the variance m + (cv m)^2 instead of m.
-        """
-        if cv == 0:
-            return self
-        minute_s = np.arange(0.0, self.edge_s[-1], 60.0)
-        factor = rng.gamma(cv**-2, cv**2, size=len(minute_s))
-        edge_s = np.union1d(self.edge_s, minute_s)
-        left_s, right_s = edge_s[:-1], edge_s[1:]
-        segment = np.searchsorted(self.edge_s, left_s, side="right") - 1
-        start_s, base = self.edge_s[segment], self.left_per_s[segment]
-        slope = ((self.right_per_s - self.left_per_s) / np.diff(self.edge_s))[segment]
-        scale = factor[np.searchsorted(minute_s, left_s, side="right") - 1]
-        # Rounding must not take a rate that falls to 0 below it.
-        return RateCurve(
-            edge_s,
-            np.maximum(base + slope * (left_s - start_s), 0.0) * scale,
-            np.maximum(base + slope * (right_s - start_s), 0.0) * scale,
-        )
-
-    def sample(self, rng: np.random.Generator) -> Floats:
-        """Arrival times of a Poisson process with this rate: float64[n], ascending; n may be 0."""
-        width_s = np.diff(self.edge_s)
-        count = rng.poisson((self.left_per_s + self.right_per_s) / 2.0 * width_s)
-        segment = np.repeat(np.arange(len(width_s)), count)
-        left, right = self.left_per_s[segment], self.right_per_s[segment]
-        # The share x of a segment that holds the share u of its area solves a quadratic; this form of its
-        # root neither cancels nor minds a slope of 0. u is in (0, 1]: a rate that starts at 0 gives no 0/0.
-        u = 1.0 - rng.random(len(segment))
-        x = u * (left + right) / (left + np.sqrt(left**2 + u * (right**2 - left**2)))
-        return np.sort(np.minimum(self.edge_s[segment] + x * width_s[segment], self.edge_s[segment + 1]))
-
-
-class Arrivals(BaseModel, ABC):
-    """What all kinds have in common.
-
-    Attributes:
-        duration_s: Length of the trace.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    duration_s: Positive
-
-    @abstractmethod
-    def times(self, rng: np.random.Generator) -> Floats:
-        """Arrival times in [0, duration_s]: float64[n], ascending, s; n may be 0."""
 
 
 class Poisson(Arrivals):
@@ -103,7 +37,7 @@ class Poisson(Arrivals):
     rate_per_min: Positive
 
     def times(self, rng: np.random.Generator) -> Floats:
-        return _steps([0.0, self.duration_s], [self.rate_per_min]).sample(rng)
+        return steps([0.0, self.duration_s], [self.rate_per_min]).sample(rng)
 
 
 class Piecewise(Arrivals):
@@ -137,7 +71,7 @@ class Piecewise(Arrivals):
         if edges[-1] < self.duration_s:
             edges.append(self.duration_s)
             per_min.append(per_min[-1])
-        curve = _lines(edges, per_min) if self.between == "linear" else _steps(edges, per_min[:-1])
+        curve = lines(edges, per_min) if self.between == "linear" else steps(edges, per_min[:-1])
         return curve.wobbled(self.wobble_cv, rng).sample(rng)
 
 
@@ -167,7 +101,7 @@ class Sinusoid(Arrivals):
 
     def times(self, rng: np.random.Generator) -> Floats:
         # The area under a cosine has no inverse in closed form; thinning arrivals at the peak is as exact.
-        ceiling = _steps([0.0, self.duration_s], [self.peak_per_min]).wobbled(self.wobble_cv, rng).sample(rng)
+        ceiling = steps([0.0, self.duration_s], [self.peak_per_min]).wobbled(self.wobble_cv, rng).sample(rng)
         phase = 2.0 * np.pi * (ceiling - self.peak_at_s) / self.period_s
         swing = (self.peak_per_min - self.trough_per_min) / 2.0
         rate = self.trough_per_min + swing * (1.0 + np.cos(phase))
@@ -199,7 +133,7 @@ class Diurnal(Arrivals):
         edge_s = np.append(np.arange(0.0, self.duration_s, 3600.0), self.duration_s)
         hour = np.array([*self.hours, self.hours[0]]) * (self.peak_per_min / max(self.hours))
         rate = np.interp(edge_s % 86_400.0 / 3600.0, np.arange(25), hour)
-        return _lines(edge_s, rate).wobbled(self.wobble_cv, rng).sample(rng)
+        return lines(edge_s, rate).wobbled(self.wobble_cv, rng).sample(rng)
 
 
 class State(BaseModel):
@@ -265,10 +199,10 @@ class MMPP(Arrivals):
             per_min.append(self.states[state].per_min)
             edges.append(edges[-1] + rng.exponential(self.states[state].mean_dwell_s))
             state = rng.choice(len(chain), p=chain[state])
-        return _steps([*edges[:-1], self.duration_s], per_min).sample(rng)
+        return steps([*edges[:-1], self.duration_s], per_min).sample(rng)
 
 
-ArrivalSpec = Annotated[Poisson | Piecewise | Sinusoid | Diurnal | MMPP, Field(discriminator="kind")]
+ArrivalSpec = Annotated[Poisson | Piecewise | Sinusoid | Diurnal | MMPP | Fitted, Field(discriminator="kind")]
 
 _KINDS: dict[str, type[Arrivals]] = {
     kind.model_fields["kind"].default: kind for kind in get_args(get_args(ArrivalSpec)[0])
@@ -304,21 +238,44 @@ def generate(spec: ArrivalSpec, rng: np.random.Generator, *, name: str | None = 
     Raises:
         InputError: Not one arrival came of it.
     """
-    origin = Provenance(kind="synthetic", source=f"argus_sim.arrivals {spec.model_dump_json()}, {seed_of(rng)}")
+    text = spec.model_dump_json()
+    if isinstance(spec, Fitted):  # hundreds of numbers
+        text = f"{spec.described()}, SHA-256 {hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    origin = Provenance(kind="synthetic", source=f"argus_sim.arrivals {text}, {seed_of(rng)}")
     return Trace(name or spec.kind, spec.times(rng), spec.duration_s, (origin,))
 
 
-def generate_file(spec_path: str | Path) -> Trace:
+def generate_file(
+    spec_path: str | Path, rng: np.random.Generator | None = None, *, name: str | None = None
+) -> Trace:
     """The trace that a :class:`TraceSpec` in YAML describes; the same file always gives the same trace.
+
+    Args:
+        rng: Another generator than that of the file's seed; times are not rounded then.
+        name: Another name than the file's.
 
     Raises:
         InputError: No such file, no YAML, or a field that is wrong; names the file and the field or line.
     """
+    spec = read_spec(spec_path)
+    trace = generate(spec.arrivals, rng or np.random.default_rng(spec.seed), name=name or spec.name)
+    trace = replace(trace, provenance=(*spec.shape, *trace.provenance))
+    if rng is not None:
+        return trace
+    return replace(
+        trace,
+        arrival_s=np.floor(trace.arrival_s / RESOLUTION_S) * RESOLUTION_S,
+        transformations=(f"times rounded down to 1/{1 / RESOLUTION_S:g} s",),
+    )
+
+
+def read_spec(spec_path: str | Path) -> TraceSpec:
+    """The specification in a YAML file; raises as :func:`generate_file`."""
     path = Path(spec_path)
     if not path.is_file():
         raise InputError("no such file", where=str(path))
     try:
-        spec = TraceSpec.model_validate(yaml.safe_load(path.read_bytes()))
+        return TraceSpec.model_validate(yaml.safe_load(path.read_bytes()))
     except yaml.MarkedYAMLError as error:
         line = f": line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise InputError(f"not YAML: {error.problem}", where=f"{path}{line}") from error
@@ -326,13 +283,6 @@ def generate_file(spec_path: str | Path) -> Trace:
         raise InputError(f"not YAML: {error}", where=str(path)) from error
     except ValidationError as error:
         raise _spec_error(error, path) from error
-    trace = generate(spec.arrivals, np.random.default_rng(spec.seed), name=spec.name)
-    return replace(
-        trace,
-        arrival_s=np.floor(trace.arrival_s / RESOLUTION_S) * RESOLUTION_S,
-        provenance=(*spec.shape, *trace.provenance),
-        transformations=(f"times rounded down to 1/{1 / RESOLUTION_S:g} s",),
-    )
 
 
 def seed_of(rng: np.random.Generator) -> str:
@@ -365,13 +315,3 @@ def _spec_error(error: ValidationError, path: Path) -> InputError:
         del field[1]
     where = f"{path}: {'.'.join(field)}" if field else str(path)
     return InputError(first_problem(error, fields), where=where)
-
-
-def _steps(edge_s: Sequence[float], per_min: Sequence[float]) -> RateCurve:
-    per_s = np.array(per_min, dtype=np.float64) / 60.0
-    return RateCurve(np.array(edge_s, dtype=np.float64), per_s, per_s)
-
-
-def _lines(edge_s: Sequence[float] | Floats, per_min: Sequence[float] | Floats) -> RateCurve:
-    per_s = np.array(per_min, dtype=np.float64) / 60.0
-    return RateCurve(np.array(edge_s, dtype=np.float64), per_s[:-1], per_s[1:])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -54,9 +55,66 @@ def read_texts(path: Path, column: str, *, skip_lines: int = 0) -> list[str]:
     return texts
 
 
-def cell(path: Path, row: int, column: str, *, skip_lines: int = 0) -> str:
+def read_batches(
+    path: Path, kinds: Mapping[str, Literal["number", "text"]], *, names: Sequence[str] = (), skip_lines: int = 0
+) -> Iterator[dict[str, Any]]:
+    """Columns in batches of some thousand rows, so that a file of any size takes the same memory.
+
+    Args:
+        kinds: Which columns, and what they hold.
+        names: Of all columns of a file that has no header.
+        skip_lines: Lines before the header, or before the first row.
+
+    Yields:
+        column -> float64[rows] (NaN for an empty cell) or list of texts.
+
+    Raises:
+        InputError: No such file, no such column, a cell that is no number, or a row of another length.
+    """
+    header = list(names) or read_header(path, skip_lines=skip_lines)
+    for column in kinds:
+        _check_column(path, column, header)
+    if not path.is_file():
+        raise InputError("no such file", where=str(path))
+    types = {column: pa.float64() if kind == "number" else pa.string() for column, kind in kinds.items()}
+    try:
+        yield from _batches(path, types, names, skip_lines)
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        for column, kind in types.items():
+            found = _diagnosis(path, column, kind, skip_lines, error, names)
+            if "line" in (found.where or ""):
+                break
+        raise found from error
+
+
+def _batches(
+    path: Path, types: Mapping[str, pa.DataType], names: Sequence[str], skip_lines: int
+) -> Iterator[dict[str, Any]]:
+    reader = pyarrow.csv.open_csv(
+        path,
+        pyarrow.csv.ReadOptions(skip_rows=skip_lines, column_names=list(names) or None),
+        pyarrow.csv.ParseOptions(newlines_in_values=True),
+        pyarrow.csv.ConvertOptions(include_columns=list(types), column_types=dict(types), null_values=[""]),
+    )
+    with reader:
+        for batch in reader:
+            yield {
+                column: np.array(batch[column].to_numpy(zero_copy_only=False), dtype=np.float64)
+                if kind == pa.float64()
+                else batch[column].to_pylist()
+                for column, kind in types.items()
+            }
+
+
+def _check_column(path: Path, column: str, header: Sequence[str]) -> None:
+    if header.count(column) != 1:
+        what = "more than one column" if column in header else "no column"
+        raise InputError(f"{what} {column!r}{did_you_mean(column, header)}", where=str(path))
+
+
+def cell(path: Path, row: int, column: str, *, skip_lines: int = 0, has_header: bool = True) -> str:
     """Where a row (from 0) is: ``"file: line 7, column 'x'"``. Reads the file: a row may span lines."""
-    for number, (line, _) in enumerate(_records(path, skip_lines), start=-1):
+    for number, (line, _) in enumerate(_records(path, skip_lines), start=-1 if has_header else 0):
         if number == row:
             return f"{path}: line {line}, column {column!r}"
     raise IndexError(f"{path} has no row {row}")
@@ -76,10 +134,7 @@ def _records(path: Path, skip_lines: int) -> Iterator[tuple[int, list[str]]]:
 
 
 def _read(path: Path, column: str, kind: pa.DataType, skip_lines: int) -> pa.ChunkedArray:
-    header = read_header(path, skip_lines=skip_lines)
-    if header.count(column) != 1:
-        what = "more than one column" if column in header else "no column"
-        raise InputError(f"{what} {column!r}{did_you_mean(column, header)}", where=str(path))
+    _check_column(path, column, read_header(path, skip_lines=skip_lines))
     try:
         table = pyarrow.csv.read_csv(
             path,
@@ -92,11 +147,13 @@ def _read(path: Path, column: str, kind: pa.DataType, skip_lines: int) -> pa.Chu
     return table[column]
 
 
-def _diagnosis(path: Path, column: str, kind: pa.DataType, skip_lines: int, error: pa.ArrowInvalid) -> InputError:
+def _diagnosis(
+    path: Path, column: str, kind: pa.DataType, skip_lines: int, error: Exception, names: Sequence[str] = ()
+) -> InputError:
     """What Arrow found wrong, with the line, which Arrow does not tell."""
     records = _records(path, skip_lines)
     try:
-        _, header = next(records)
+        header = list(names) or next(records)[1]
         at = header.index(column)
         for line, record in records:
             where = f"{path}: line {line}"

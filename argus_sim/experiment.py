@@ -21,6 +21,7 @@ from argus_sim.core.batching import DropRule
 from argus_sim.errors import InputError, did_you_mean
 from argus_sim.policies import registry
 from argus_sim.profile_changes import ProfileChanges
+from argus_sim.prompt_stream import PromptsConfig
 from argus_sim.sections import (
     Cluster,
     DropFactor,
@@ -55,6 +56,7 @@ class Experiment(Section):
     Attributes:
         seed: All random numbers come from it: the runs have the seeds ``seed``, ``seed + 1``, ...
         replications: Runs of each policy on each trace, each with a seed of its own.
+        prompts: How prompts are drawn; by default independently and uniformly from the test prompts.
         drop: When waiting requests are given up: ``late`` (could not finish by the deadline), ``never``, or
             ``{factor: x}``.
         window_s: Resolution of the timeline.
@@ -73,6 +75,7 @@ class Experiment(Section):
     policies: tuple[Annotated[PolicyConfig, named("name")], ...] = Field(min_length=1)
     cluster: Cluster = Cluster()
     slo: Slo = Slo()
+    prompts: PromptsConfig | None = None
     drop: Literal["late", "never"] | DropFactor = "late"
     window_s: Positive = 60.0
     bound: bool = True
@@ -193,9 +196,7 @@ class Experiment(Section):
             profile = profile.model_copy(update={"file": absolute(profile.file, or_name=False)})
         else:
             profile = absolute(profile, or_name=True) or profile
-        traces = tuple(
-            t.model_copy(update={"file": absolute(t.file, or_name=t.format is None)}) for t in self.traces
-        )
+        traces = tuple(t.with_paths(lambda t: absolute(t.file, or_name=t.format is None)) for t in self.traces)
         kinds = tuple(
             k.model_copy(update={"profile": absolute(k.profile, or_name=True)}) for k in self.cluster.kinds
         )

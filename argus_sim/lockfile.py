@@ -44,7 +44,7 @@ def _inputs(scene: Scene) -> dict[str, str]:
     experiment = scene.experiment
     inputs = {f"profile {scene.profile.name}": scene.profile.digest()}
     inputs |= {f"kind {kind.name}": kind.hardware.digest() for kind in scene.kinds}
-    for trace in experiment.traces:
+    for trace in (part for whole in experiment.traces for part in whole.parts()):
         if trace.file is not None:
             where = f"experiment {experiment.name!r}: trace {trace.name!r}"
             path = expand(trace.file, where=where)

@@ -6,22 +6,19 @@ takes them from a profile that is handed to it and marks, variant by variant, wh
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
 from pydantic import ConfigDict, ValidationError, validate_call
 
 from argus_sim.errors import InputError, did_you_mean
-from argus_sim.profile import Manifest, Profile
-from argus_sim.profile_tables import SCHEMAS
+from argus_sim.profile import Profile
 from argus_sim.provenance import Provenance
+from argus_sim.rating_profile import Borrowed, Stand, build, read_table
+from argus_sim.ratings import import_agiqa3k, import_aigiqa20k, import_csv, import_imagenhub, import_tifa160
 
 __all__ = ["IMPORTERS", "import_genai_bench", "import_profile"]
 
@@ -60,22 +57,12 @@ def import_profile(format: str, path: str | os.PathLike[str], **options: Any) ->
     return profile
 
 
-@dataclass(frozen=True, slots=True)
-class _Stand:
-    """A rated model: its name here, its steps, whose latency it gets and why that is fair."""
-
-    variant: str
-    steps: int
-    latency_of: str
-    because: str | None
-
-
-_GENAI_MODELS: Final[Mapping[str, _Stand]] = {
-    "SDXL_Base": _Stand("sdxl", 50, "sdxl", None),
-    "SDXL_2_1": _Stand(
+_GENAI_MODELS: Final[Mapping[str, Stand]] = {
+    "SDXL_Base": Stand("sdxl", 50, "sdxl", None),
+    "SDXL_2_1": Stand(
         "sd21", 50, "sd15", "as SD 1.5: the same U-Net layout with 865.9 M parameters against 859.5 M, at 512 px"
     ),
-    "SDXL_Turbo": _Stand(
+    "SDXL_Turbo": Stand(
         "sdxl-turbo",
         1,
         "sdxl-lightning",
@@ -128,84 +115,26 @@ def import_genai_bench(
         return source.latency(source.variant_id(stands[model].latency_of), 1).mean_s
 
     order = sorted(stands, key=seconds, reverse=True)
-    names = [stands[model].variant for model in order]
     ratings = _genai_ratings(path, order)
-    prompts = ratings[["prompt_id", "prompt"]].drop_duplicates("prompt_id").sort_values("prompt_id")
-    latency, latency_origin = _borrowed_latency(source, [stands[model] for model in order])
-    if loads_file is None:
-        loads, loads_origin = _borrowed_loads(source, [stands[model] for model in order])
-    else:
-        loads, loads_origin = _recorded_loads(loads_file, names)
     rated = Provenance(kind="recorded", source=_GENAI, licence="Apache-2.0")
-    manifest = Manifest(
-        name=name,
-        description=(
-            f"Human ratings of {len(prompts)} prompts (GenAI-Bench) with latencies of profile {source.name!r},"
-            " some of which stand in for those of similar models. The seeds of the quality table are raters."
-        ),
-        gpu=source.manifest.gpu,
-        driver=source.manifest.driver,
-        libraries=source.manifest.libraries,
-        dtype=source.manifest.dtype,
-        resolution=source.manifest.resolution,
-        seeds=tuple(sorted({int(rater) for rater in ratings["seed"]})),
-        base=names[0],
+    return build(
+        name,
+        f"Human ratings of {ratings['prompt'].nunique()} prompts (GenAI-Bench) with latencies of profile"
+        f" {source.name!r}, some of which stand in for those of similar models."
+        " The seeds of the quality table are raters.",
+        source,
+        [(model, stands[model]) for model in order],
+        ratings,
         metric="human_alignment",
-        service_distribution=source.manifest.service_distribution,
-        provenance={
-            "variants": (rated,),
-            "latency": latency_origin,
-            "loads": loads_origin,
-            "prompts": (rated,),
-            "quality": (rated,),
-        },
+        rated=rated,
+        loads=None if loads_file is None else _recorded_loads(loads_file, [stands[m].variant for m in order]),
+        where=str(path),
     )
-    tables = {
-        "variants": pd.DataFrame(
-            {
-                "variant": names,
-                "model": names,
-                "strategy": ["BASE", *["SM"] * (len(order) - 1)],
-                "level": range(len(order)),
-                "steps": [stands[model].steps for model in order],
-                "skipped_steps": 0,
-            }
-        ),
-        "latency": latency,
-        "loads": loads,
-        "prompts": pd.DataFrame(
-            {
-                "prompt": prompts["prompt_id"],
-                "text": prompts["prompt"],
-                "split": [_split(text) for text in prompts["prompt"]],
-            }
-        ),
-        "quality": pd.DataFrame(
-            {
-                "prompt": ratings["prompt_id"],
-                "variant": [stands[model].variant for model in ratings["model"]],
-                "metric": "human_alignment",
-                "score": ratings["score"],
-                "seed": ratings["seed"],
-            }
-        ),
-    }
-    return Profile.from_tables(manifest, tables, where=str(path))
-
-
-#: format -> function of a path and keyword options
-IMPORTERS: Final[dict[str, Callable[..., Profile]]] = {"genai-bench": import_genai_bench}
-
-
-# ---- parts
-
-#: Rows of a table and where they come from.
-_Borrowed = tuple[pd.DataFrame, tuple[Provenance, ...]]
 
 
 def _genai_ratings(path: str | os.PathLike[str], models: Sequence[str]) -> pd.DataFrame:
     """One row per rating: prompt_id, prompt, model, seed (rater, from 1), score."""
-    frame = _read(path, ("prompt_id", "prompt", "model", "human_scores"))
+    frame = read_table(path, ("prompt_id", "prompt", "model", "human_scores"))
     for model in models:
         if model not in set(frame["model"]):
             raise InputError(f"no ratings of model {model!r}", where=str(path))
@@ -219,52 +148,13 @@ def _genai_ratings(path: str | os.PathLike[str], models: Sequence[str]) -> pd.Da
         raise InputError(
             f"human_scores must be numbers joined by '|', found {found!r} for prompt {prompt!r}", where=str(path)
         )
-    return long.assign(score=score, seed=long["seed"].astype(int)).loc[score.between(1, 5)]
+    long = long.assign(score=score, seed=long["seed"].astype(int)).loc[score.between(1, 5)]
+    return long.rename(columns={"prompt": "text", "prompt_id": "prompt"})
 
 
-def _read(path: str | os.PathLike[str], columns: Sequence[str]) -> pd.DataFrame:
-    try:
-        if Path(path).suffix == ".parquet":
-            frame = pd.read_parquet(path)
-        else:
-            frame = pd.read_csv(path, dtype={"prompt_id": str, "human_scores": str})
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot be read: {error}", where=str(path)) from None
-    for column in columns:
-        if column not in frame.columns:
-            raise InputError(
-                f"column {column!r} is missing{did_you_mean(column, frame.columns)}", where=str(path)
-            )
-    return frame
-
-
-def _borrowed_latency(source: Profile, stands: Sequence[_Stand]) -> _Borrowed:
-    rows = source.table("latency")
-    frames = [rows.loc[rows["variant"] == stand.latency_of].assign(variant=stand.variant) for stand in stands]
-    origin = (
-        part for stand in stands for part in _inherited(source.provenance_of("latency"), stand.latency_of, stand)
-    )
-    return pd.concat(frames), tuple(dict.fromkeys(origin))
-
-
-def _borrowed_loads(source: Profile, stands: Sequence[_Stand]) -> _Borrowed:
-    rows = source.table("loads")
-    models = [source.variants[source.variant_id(stand.latency_of)].model for stand in stands]
-    frames = [
-        rows.loc[rows["model"] == model].assign(model=stand.variant)
-        for model, stand in zip(models, stands, strict=True)
-    ]
-    origin = (
-        part
-        for model, stand in zip(models, stands, strict=True)
-        for part in _inherited(source.provenance_of("loads"), model, stand)
-    )
-    return pd.concat(frames), tuple(dict.fromkeys(origin))
-
-
-def _recorded_loads(path: str | os.PathLike[str], models: Sequence[str]) -> _Borrowed:
+def _recorded_loads(path: str | os.PathLike[str], models: Sequence[str]) -> Borrowed:
     """Base-model loads of GenTD26, all of them, for every model."""
-    frame = _read(path, ("metric", "value"))
+    frame = read_table(path, ("metric", "value"))
     seconds = frame.loc[frame["metric"] == "base_model_load", "value"].astype("float64") / 1000.0
     if seconds.empty:
         raise InputError("no rows with metric 'base_model_load'", where=str(path))
@@ -273,18 +163,12 @@ def _recorded_loads(path: str | os.PathLike[str], models: Sequence[str]) -> _Bor
     return pd.concat(loads), (Provenance(kind="recorded", source=_GENTD26, derived=how),)
 
 
-def _inherited(parts: Sequence[Provenance], of: str, stand: _Stand) -> list[Provenance]:
-    """The source's provenance for one of its rows, speaking for `stand`; what speaks for a column stays."""
-    out = []
-    for part in parts:
-        if fnmatchcase(of, part.covers):
-            derived = "; ".join(text for text in (part.derived, stand.because) if text)
-            out.append(part.model_copy(update={"covers": stand.variant, "derived": derived or None}))
-        elif any(fnmatchcase(column, part.covers) for column in SCHEMAS["latency"]):
-            out.append(part)
-    return out
-
-
-def _split(text: str) -> str:
-    """Half and half, by the text alone: a prompt stays in its split whatever else is imported."""
-    return "train" if hashlib.sha256(text.encode()).digest()[0] % 2 == 0 else "test"
+#: format -> function of a path and keyword options
+IMPORTERS: Final[dict[str, Callable[..., Profile]]] = {
+    "genai-bench": import_genai_bench,
+    "agiqa-3k": import_agiqa3k,
+    "tifa-160": import_tifa160,
+    "imagenhub": import_imagenhub,
+    "aigiqa-20k": import_aigiqa20k,
+    "csv": import_csv,
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -21,6 +22,15 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def named(key: str) -> BeforeValidator:
+    """A bare string stands for ``{key: string}``, with the string as name as well."""
+
+    def expand(value: Any) -> Any:
+        return {"name": value, key: value} if isinstance(value, str) else value
+
+    return BeforeValidator(expand)
+
+
 class Peak(Section):
     """Rescale a trace so that its peak meets the cluster.
 
@@ -37,14 +47,17 @@ class Peak(Section):
 
 
 class TraceConfig(Section):
-    """One trace: a file, or a generator.
+    """One trace: a file, a generator, or several of them at once.
 
     Attributes:
         name: How results call it.
-        file: A shipped name, or a path (relative to the experiment's file; ``${VARIABLES}`` are replaced).
+        file: A shipped name, or a path (relative to the experiment's file; ``${VARIABLES}`` are replaced). From
+            a model (YAML), each seed gets its own arrivals.
         format: The public format of the file; without it the file is one of argus-sim's own.
         options: Parameters of the format.
         generate: Arrivals to generate, in place of a file; each seed gets its own.
+        superpose: Traces whose arrivals are put together, in place of a file; they start at the same time, and
+            the longest gives the length. Each may be rescaled by itself, and the whole as well.
         clip_s: Keep only arrivals between these times.
         scale_time, scale_rate: Multiply all times, or the number of arrivals.
         peak: Rescale to the cluster.
@@ -55,6 +68,7 @@ class TraceConfig(Section):
     format: str | None = None
     options: dict[str, Any] = {}
     generate: ArrivalSpec | None = None
+    superpose: tuple[Annotated[TraceConfig, named("file")], ...] = ()
     clip_s: tuple[NonNegative, Positive] | None = None
     scale_time: Positive | None = None
     scale_rate: Positive | None = None
@@ -62,9 +76,20 @@ class TraceConfig(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.file is None) == (self.generate is None):
-            raise ValueError("a trace needs either file or generate")
+        if (self.file is not None) + (self.generate is not None) + bool(self.superpose) != 1:
+            raise ValueError("a trace needs one of file, generate and superpose")
         return self
+
+    def parts(self) -> Iterator[TraceConfig]:
+        """Itself and what it is put together from."""
+        yield self
+        for part in self.superpose:
+            yield from part.parts()
+
+    def with_paths(self, absolute: Callable[[TraceConfig], str | None]) -> TraceConfig:
+        """The same with other paths, in its parts too."""
+        parts = tuple(part.with_paths(absolute) for part in self.superpose)
+        return self.model_copy(update={"file": absolute(self), "superpose": parts})
 
 
 class ProfileConfig(Section):
@@ -261,12 +286,3 @@ class Sweep(Section):
             if name in (*KEYS, *METRICS):
                 raise ValueError(f"an axis cannot be called {name!r}: results have a column of that name")
         return self
-
-
-def named(key: str) -> BeforeValidator:
-    """A bare string stands for ``{key: string}``, with the string as name as well."""
-
-    def expand(value: Any) -> Any:
-        return {"name": value, key: value} if isinstance(value, str) else value
-
-    return BeforeValidator(expand)

@@ -5,13 +5,13 @@ Everything that several runs share (the profile, the predictors, a trace) is mad
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 
-from argus_sim.arrivals import generate
+from argus_sim.arrivals import generate, generate_file
 from argus_sim.core import affinity
 from argus_sim.core.bound import Bound, least_work_s, pooled_work_s, quality_bound
 from argus_sim.core.catalog import Catalog, Kind
@@ -34,7 +34,7 @@ from argus_sim.simulation.discriminator import Discriminator
 from argus_sim.simulation.environment import Environment
 from argus_sim.simulation.network import SimulatedCache
 from argus_sim.simulation.service import LoadTimes, ServiceTimes
-from argus_sim.trace import Trace, find_trace
+from argus_sim.trace import Trace, find_trace, is_model
 from argus_sim.workload import Workload, stream
 
 
@@ -78,15 +78,21 @@ class Scene:
 
     def trace(self, config: TraceConfig, seed: int) -> Trace:
         """The trace as the configuration wants it, rescaled."""
-        rng = stream(seed, "arrivals")
+        return self._trace(config, stream(seed, "arrivals"))
+
+    def _trace(self, config: TraceConfig, rng: np.random.Generator) -> Trace:
         where = f"experiment {self.experiment.name!r}: trace {config.name!r}"
-        if config.generate is not None:
+        if config.superpose:
+            first, *others = (self._trace(part, rng) for part in config.superpose)
+            trace = replace(first.superpose(*others), name=config.name)
+        elif config.generate is not None:
             trace = generate(config.generate, rng, name=config.name)
         else:
             assert config.file is not None
             path = expand(config.file, where=where)
             if config.format is None:
-                trace = Trace.read(find_trace(path))
+                path = find_trace(path)
+                trace = generate_file(path, rng, name=config.name) if is_model(path) else Trace.read(path)
             else:
                 trace = import_trace(config.format, path, rng=rng, **config.options)
         if config.clip_s is not None:
@@ -157,7 +163,7 @@ def simulate(
     def rng(purpose: str) -> np.random.Generator:
         return stream(seed, purpose)
 
-    workload = Workload.of(trace, profile, scene.slo_s, rng("prompts"))
+    workload = Workload.of(trace, profile, scene.slo_s, rng("prompts"), experiment.prompts)
     engine = Engine(
         scene.catalog,
         scene.policy(policy_config, seed, trace),
@@ -193,7 +199,7 @@ def simulate(
 def hindsight(scene: Scene, trace: Trace, seed: int) -> Bound:
     """What no policy can exceed in :func:`simulate` with the same trace and seed."""
     cluster = scene.experiment.cluster
-    workload = Workload.of(trace, scene.profile, scene.slo_s, stream(seed, "prompts"))
+    workload = Workload.of(trace, scene.profile, scene.slo_s, stream(seed, "prompts"), scene.experiment.prompts)
     service = ServiceTimes.of(scene.profile, len(trace), stream(seed, "service"), scene.kinds)
     # A worker that is sped up for a while may do everything at that speed.
     fastest = min([1.0, *(f.factor for f in cluster.faults if isinstance(f, faults.Slowdown))])

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from argus_sim import tracefile
 from argus_sim.errors import InputError, did_you_mean
 from argus_sim.provenance import Provenance
+from argus_sim.trace_stats import statistics
 
 Floats = npt.NDArray[np.float64]
 
@@ -105,13 +106,19 @@ class Trace:
         Raises:
             InputError: Another suffix.
         """
-        header = tracefile.Header(
+        tracefile.write(Path(path), self._header(), self.arrival_s, self.prompt)
+
+    def summary(self) -> tracefile.Summary:
+        """What a list says of a trace."""
+        return tracefile.Summary(self._header(), len(self), self.digest())
+
+    def _header(self) -> tracefile.Header:
+        return tracefile.Header(
             name=self.name,
             duration_s=self.duration_s,
             provenance=self.provenance,
             transformations=self.transformations,
         )
-        tracefile.write(Path(path), header, self.arrival_s, self.prompt)
 
     def scale_time(self, factor: float) -> Trace:
         """Every time multiplied by ``factor`` > 0: a shorter day with the same number of images.
@@ -157,6 +164,27 @@ class Trace:
         times = np.minimum(times + jitter * (gap_end - times), gap_end)  # the sum may round past the end
         order = np.argsort(times, kind="stable")
         return self._pick(source[order], times[order], self.duration_s, f"rate scaled by {factor:g}")
+
+    def superpose(self, *others: Trace) -> Trace:
+        """The arrivals of several traces together, from the same start; the longest gives the length.
+
+        Prompts stay with their arrivals where all traces have some, and are left out otherwise.
+        """
+        traces = (self, *others)
+        times = np.concatenate([trace.arrival_s for trace in traces])
+        order = np.argsort(times, kind="stable")
+        texts = [text for trace in traces for text in trace.prompt or ()]
+        return Trace(
+            name=self.name,
+            arrival_s=times[order],
+            duration_s=max(trace.duration_s for trace in traces),
+            provenance=tuple(dict.fromkeys(part for trace in traces for part in trace.provenance)),
+            prompt=tuple(texts[row] for row in order) if len(texts) == len(times) else None,
+            transformations=(
+                *(f"{trace.name}: {change}" for trace in traces for change in trace.transformations),
+                f"superposed: {', '.join(trace.name for trace in traces)}",
+            ),
+        )
 
     def clip(self, start_s: float, end_s: float) -> Trace:
         """The arrivals in [start_s, end_s), as a trace that starts at 0.
@@ -222,22 +250,7 @@ class Trace:
 
         NaN where undefined: no gaps, no complete minute with arrivals, x constant or too short for the lag.
         """
-        gaps = np.diff(self.arrival_s)
-        x = self.rate(60.0)[1][: int(self.duration_s // 60.0)]
-        mean_per_min = len(self) * 60.0 / self.duration_s
-        peak_per_min = float(np.max(x)) if len(x) else math.nan
-        return {
-            "count": float(len(self)),
-            "duration_s": self.duration_s,
-            "mean_per_min": mean_per_min,
-            "peak_per_min": peak_per_min,
-            "p99_per_min": float(np.percentile(x, 99)) if len(x) else math.nan,
-            "peak_to_mean": peak_per_min / mean_per_min,
-            "dispersion_index_per_min": float(np.var(x) / np.mean(x)) if np.any(x) else math.nan,
-            "cv_interarrival": float(np.std(gaps) / np.mean(gaps)) if np.any(gaps) else math.nan,
-            "acf_lag1_min": _autocorrelation(x, 1),
-            "acf_lag60_min": _autocorrelation(x, 60),
-        }
+        return statistics([self.arrival_s], self.duration_s)
 
     def digest(self) -> str:
         """SHA-256 (hex) of arrivals, duration and prompts: equal for traces that ask for the same work."""
@@ -253,8 +266,18 @@ def shipped_traces() -> list[str]:
     return sorted(path.stem for path in _shipped_folder().glob("*.parquet"))
 
 
+def shipped_models() -> list[str]:
+    """Names of the fitted models that come with argus-sim: each seed makes a trace of its own from one."""
+    return sorted({path.stem for path in _shipped_folder().glob("*.yaml")} - set(shipped_traces()))
+
+
+def is_model(path: Path) -> bool:
+    """Whether a file describes arrivals to generate, and is no trace itself."""
+    return path.suffix in (".yaml", ".yml")
+
+
 def find_trace(name_or_path: str | Path) -> Path:
-    """The file of a shipped trace, or the path itself where it has a suffix or is a file.
+    """The file of a shipped trace or model, or the path itself where it has a suffix or is a file.
 
     Raises:
         InputError: Neither a path nor a shipped name.
@@ -262,10 +285,10 @@ def find_trace(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     if path.suffix or path.is_file():
         return path
-    shipped = shipped_traces()
-    if path.name not in shipped or path.parent != Path():
-        raise InputError(f"no trace is called {str(path)!r}{did_you_mean(path.name, shipped)}")
-    return _shipped_folder() / f"{path.name}.parquet"
+    traces, models = shipped_traces(), shipped_models()
+    if path.name not in (*traces, *models) or path.parent != Path():
+        raise InputError(f"no trace is called {str(path)!r}{did_you_mean(path.name, (*traces, *models))}")
+    return _shipped_folder() / f"{path.name}.{'parquet' if path.name in traces else 'yaml'}"
 
 
 def _shipped_folder() -> Path:
@@ -278,11 +301,3 @@ def _shipped_folder() -> Path:
 def _check_positive(name: str, value: float) -> None:
     if not (value > 0 and math.isfinite(value)):
         raise InputError(f"{name} must be a finite number above 0, found {value!r}")
-
-
-def _autocorrelation(x: Floats, lag: int) -> float:
-    if len(x) < lag + 2:
-        return math.nan
-    centred = x - np.mean(x)
-    power = float(centred @ centred)
-    return float(centred[:-lag] @ centred[lag:]) / power if power > 0 else math.nan

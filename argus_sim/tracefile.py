@@ -14,9 +14,12 @@ provenance is ``recorded`` with the file as the source.
 from __future__ import annotations
 
 import csv
+import hashlib
 import math
 import os
-from collections.abc import Sequence
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from argus_sim.columns import cell, read_header, read_numbers, read_texts
+from argus_sim.columns import cell, read_batches, read_header, read_numbers, read_texts
 from argus_sim.errors import InputError, did_you_mean
 from argus_sim.provenance import Provenance
 
@@ -45,6 +48,15 @@ class Header(BaseModel):
     duration_s: float
     provenance: tuple[Provenance, ...]
     transformations: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What can be said of a trace without holding it; ``digest`` is :meth:`argus_sim.trace.Trace.digest`."""
+
+    header: Header
+    count: int
+    digest: str
 
 
 def read(path: Path) -> tuple[Header, Floats, list[str] | None]:
@@ -76,12 +88,92 @@ def write(path: Path, header: Header, arrival_s: Floats, prompt: Sequence[str] |
         part.unlink(missing_ok=True)
 
 
-def first_fault(arrival_s: Floats) -> tuple[int, str] | None:
-    """Position and description of an arrival time that cannot be one, or None."""
+def read_in_batches(path: Path) -> tuple[Header | None, Iterator[Floats]]:
+    """Header, where there is one, and arrival times in batches: a file of any length takes the same memory.
+
+    Raises:
+        InputError: As :func:`read`; what is wrong with the arrivals, while iterating.
+    """
+    _check_suffix(path)
+    if not path.is_file():
+        raise InputError("no such file", where=str(path))
+    if path.suffix == ".csv":
+        text, skip_lines = _csv_header(path)
+        where = f"{path}: line 1"
+        batches = (
+            batch["arrival_s"] for batch in read_batches(path, {"arrival_s": "number"}, skip_lines=skip_lines)
+        )
+
+        def at(row: int) -> str:
+            return cell(path, row, "arrival_s", skip_lines=skip_lines)
+    else:
+        file = _parquet_file(path)
+        text = (file.schema_arrow.metadata or {}).get(_KEY.encode())
+        where = f"{path}: metadata {_KEY!r}"
+        batches = (
+            np.asarray(batch["arrival_s"].cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
+            for batch in file.iter_batches(columns=["arrival_s"])
+        )
+
+        def at(row: int) -> str:
+            return f"{path}: row {row + 1}, column 'arrival_s'"
+
+    return None if text is None else _validated(text, where), _in_order(batches, at)
+
+
+def _in_order(batches: Iterable[Floats], at: Callable[[int], str]) -> Iterator[Floats]:
+    row, last_s = 0, -math.inf
+    for times in batches:
+        fault = first_fault(times, after_s=last_s)
+        if fault:
+            raise InputError(fault[1], where=at(row + fault[0]))
+        if len(times):
+            row, last_s = row + len(times), float(times[-1])
+            yield times
+
+
+def write_batches(path: Path, batches: Iterable[Floats], header: Callable[[], Header]) -> Summary:
+    """Write a ``.parquet`` file of ascending times without holding them.
+
+    Args:
+        header: Called when all batches are written.
+
+    Raises:
+        InputError: Another suffix, not one arrival, or whatever the batches raise; nothing is left behind then.
+    """
+    if path.suffix != ".parquet":
+        raise InputError(f"only .parquet can be written in batches, found {path.suffix!r}", where=str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    schema = pa.schema([("arrival_s", pa.float64())])
+    content, count = hashlib.sha256(), 0
+    try:
+        with pq.ParquetWriter(part, schema, compression="zstd", use_dictionary=False) as file:
+            for times in batches:
+                file.write_batch(pa.record_batch([pa.array(times)], schema=schema))
+                content.update(times.astype("<f8").tobytes())
+                count += len(times)
+            if not count:
+                raise InputError("has no arrivals", where=str(path))
+            said = header()
+            file.add_key_value_metadata({_KEY: said.model_dump_json(exclude_defaults=True)})
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    content.update(struct.pack("<d", said.duration_s))
+    return Summary(said, count, content.hexdigest())
+
+
+def first_fault(arrival_s: Floats, *, after_s: float = -math.inf) -> tuple[int, str] | None:
+    """Position and description of an arrival time that cannot be one, or None.
+
+    Args:
+        after_s: The arrival before the first.
+    """
     for faulty, what in (
         (~np.isfinite(arrival_s), "is not a finite number"),
         (arrival_s < 0, "is negative; a trace starts at 0"),
-        (np.diff(arrival_s, prepend=-math.inf) < 0, "is earlier than the arrival before it"),
+        (np.diff(arrival_s, prepend=after_s) < 0, "is earlier than the arrival before it"),
     ):
         if faulty.any():
             row = int(np.argmax(faulty))
@@ -90,10 +182,7 @@ def first_fault(arrival_s: Floats) -> tuple[int, str] | None:
 
 
 def _read_csv(path: Path) -> tuple[Header, Floats, list[str] | None]:
-    with path.open("rb") as file:
-        line = file.readline()
-    header = line.removeprefix(_COMMENT) if line.startswith(_COMMENT) else None
-    skip = int(header is not None)
+    header, skip = _csv_header(path)
     prompted = "prompt" in read_header(path, skip_lines=skip)
     times = read_numbers(path, "arrival_s", skip_lines=skip)
     fault = first_fault(times)
@@ -101,6 +190,13 @@ def _read_csv(path: Path) -> tuple[Header, Floats, list[str] | None]:
         raise InputError(fault[1], where=cell(path, fault[0], "arrival_s", skip_lines=skip))
     prompt = read_texts(path, "prompt", skip_lines=skip) if prompted else None
     return _parse_header(header, path, times, where=f"{path}: line 1"), times, prompt
+
+
+def _csv_header(path: Path) -> tuple[bytes | None, int]:
+    """The header as JSON, where there is one, and the lines that it takes."""
+    with path.open("rb") as file:
+        line = file.readline()
+    return (line.removeprefix(_COMMENT), 1) if line.startswith(_COMMENT) else (None, 0)
 
 
 def _write_csv(path: Path, header: Header, arrival_s: Floats, prompt: Sequence[str] | None) -> None:
@@ -114,16 +210,9 @@ def _write_csv(path: Path, header: Header, arrival_s: Floats, prompt: Sequence[s
 
 
 def _read_parquet(path: Path) -> tuple[Header, Floats, list[str] | None]:
-    try:
-        table = pq.read_table(path)
-    except pa.ArrowInvalid as error:
-        raise InputError(f"not a Parquet file: {error}", where=str(path)) from error
-    names = table.column_names
-    if "arrival_s" not in names:
-        raise InputError(f"no column 'arrival_s'{did_you_mean('arrival_s', names)}", where=str(path))
-    column = table["arrival_s"]
-    if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
-        raise InputError(f"column 'arrival_s' must hold numbers, found {column.type}", where=str(path))
+    with _parquet_file(path) as file:
+        table = file.read(columns=[n for n in ("arrival_s", "prompt") if n in file.schema_arrow.names])
+    names, column = table.column_names, table["arrival_s"]
     times = np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
     fault = first_fault(times)
     if fault:
@@ -133,6 +222,21 @@ def _read_parquet(path: Path) -> tuple[Header, Floats, list[str] | None]:
         raise InputError("column 'prompt' must hold text in every row", where=str(path))
     header = (table.schema.metadata or {}).get(_KEY.encode())
     return _parse_header(header, path, times, where=f"{path}: metadata {_KEY!r}"), times, prompt
+
+
+def _parquet_file(path: Path) -> pq.ParquetFile:
+    """An open file that has arrival times."""
+    try:
+        file = pq.ParquetFile(path, pre_buffer=False)  # a buffer would grow to the size of the file
+    except pa.ArrowInvalid as error:
+        raise InputError(f"not a Parquet file: {error}", where=str(path)) from error
+    schema = file.schema_arrow
+    if "arrival_s" not in schema.names:
+        raise InputError(f"no column 'arrival_s'{did_you_mean('arrival_s', schema.names)}", where=str(path))
+    found = schema.field("arrival_s").type
+    if not (pa.types.is_floating(found) or pa.types.is_integer(found)):
+        raise InputError(f"column 'arrival_s' must hold numbers, found {found}", where=str(path))
+    return file
 
 
 def _write_parquet(path: Path, header: Header, arrival_s: Floats, prompt: Sequence[str] | None) -> None:
@@ -150,6 +254,10 @@ def _parse_header(text: bytes | None, path: Path, arrival_s: Floats, *, where: s
     if text is None:
         origin = Provenance(kind="recorded", source=f"{path.name} (the file does not state its origin)")
         return Header(name=path.stem, duration_s=float(arrival_s[-1]), provenance=(origin,))
+    return _validated(text, where)
+
+
+def _validated(text: bytes, where: str) -> Header:
     try:
         return Header.model_validate_json(text)
     except ValidationError as error:

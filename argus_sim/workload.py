@@ -10,6 +10,7 @@ import numpy.typing as npt
 from argus_sim.core.requests import Requests
 from argus_sim.errors import InputError
 from argus_sim.profile import Profile
+from argus_sim.prompt_stream import PromptsConfig
 from argus_sim.trace import Trace
 
 #: Purposes that random numbers are drawn for. Each has a stream of its own, so that what one draws never
@@ -41,8 +42,15 @@ class Workload:
     duration_s: float
 
     @classmethod
-    def of(cls, trace: Trace, profile: Profile, slo_s: float, rng: np.random.Generator) -> Workload:
-        """Draw a prompt for each arrival, uniformly from those the predictors were not trained on.
+    def of(
+        cls,
+        trace: Trace,
+        profile: Profile,
+        slo_s: float,
+        rng: np.random.Generator,
+        prompts: PromptsConfig | None = None,
+    ) -> Workload:
+        """Draw a prompt for each arrival from those the predictors were not trained on, uniformly by default.
 
         Raises:
             InputError: The profile has no test prompts, or one of them has no quality at some variant.
@@ -59,7 +67,10 @@ class Workload:
                 f"profile {profile.name!r} has no quality of prompt {profile.prompts[test[prompt]]!r} at "
                 f"{profile.variants[variant].name!r} ({len(unknown)} combinations are missing)"
             )
-        prompt_of = test[rng.integers(0, len(test), size=len(trace))].astype(np.int32)
+        if prompts is None:
+            prompt_of = test[rng.integers(0, len(test), size=len(trace))].astype(np.int32)
+        else:
+            prompt_of = prompts.draw(trace, profile, test, rng).astype(np.int32)
         return cls(trace.arrival_s, trace.arrival_s + slo_s, prompt_of, slo_s, trace.duration_s)
 
     def requests(self) -> Requests:

@@ -19,7 +19,6 @@ from argus_sim.arrivals import (
     Diurnal,
     Piecewise,
     Poisson,
-    RateCurve,
     Sinusoid,
     State,
     generate,
@@ -27,6 +26,7 @@ from argus_sim.arrivals import (
     seed_of,
 )
 from argus_sim.errors import InputError
+from argus_sim.rate import RateCurve
 from argus_sim.trace import Trace, find_trace
 
 SPECS: TypeAdapter[ArrivalSpec] = TypeAdapter(ArrivalSpec)

@@ -95,7 +95,7 @@ EXPERIMENTS: dict[str, tuple[Callable[[dict[str, Any]], object], tuple[str, ...]
     ),
     "neither file nor generator": (
         lambda e: e["traces"][0].pop("generate"),
-        ("small.yaml: traces.0: ", "either file or generate"),
+        ("small.yaml: traces.0: ", "one of file, generate and superpose"),
     ),
     "no policies": (lambda e: e.update(policies=[]), ("small.yaml: policies: ", "at least 1 item")),
     "a policy twice": (

@@ -163,11 +163,12 @@ def test_any_csv_file_is_read_by_column_and_unit(file: Callable[[str], Path]) ->
             {},
             "line 3.*not a whole number",
         ),
-        ("nab-twitter-volume", "timestamp,AAPL\n", {"column": "APL"}, "has no rows"),
+        ("nab-twitter-volume", "timestamp,AAPL\n", {"column": "APL"}, "no column 'APL'; did you mean 'AAPL'"),
+        ("nab-twitter-volume", "timestamp,AAPL\n", {"column": "AAPL"}, "has no rows"),
         ("csv", "a,b\n1,2\n", {"time_column": "c"}, "no column 'c'.* Allowed: a, b"),
         ("csv", "", {"unit": "days"}, "format csv: unit: .*, found 'days'"),
         ("csv", "", {"time_colum": "a"}, "time_colum: unknown field; did you mean 'time_column'"),
-        ("azure-llm", "", {}, "no trace format is called 'azure-llm'; did you mean 'azure-llm-2023'"),
+        ("azure-llm", "", {}, "no trace format is called 'azure-llm'; did you mean 'azure-llm-202"),
     ],
 )
 def test_what_is_wrong_is_named(

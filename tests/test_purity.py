@@ -31,17 +31,9 @@ IMPURE_CALLS = {"open", "input", "print", "exec", "eval", "read_text", "read_byt
 #: From the inside out: who may import whom. What is not named stands with ``experiment``.
 LAYERS = {
     0: {"errors", "domain", "__version__"},
-    1: {
-        "provenance",
-        "columns",
-        "record",
-        "profile",
-        "profile_checks",
-        "profile_tables",
-        "profile_import",
-        "profile_changes",
-    }
-    | {"trace", "tracefile", "arrivals", "importers"},
+    1: {"provenance", "columns", "record", "profile", "profile_checks", "profile_tables", "profile_import"}
+    | {"profile_changes", "rating_profile", "ratings", "prompt_stream"}
+    | {"trace", "tracefile", "trace_stats", "rate", "arrivals", "fitted", "fit", "importers"},
     2: {"core"},
     3: {"policies"},
     4: {"simulation", "live", "workload"},

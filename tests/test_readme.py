@@ -14,8 +14,9 @@ import typer
 import yaml
 
 from argus_sim.cli import app, main
-from argus_sim.experiment import Experiment, Peak, PolicyConfig, TraceConfig
+from argus_sim.experiment import Experiment, PolicyConfig, TraceConfig
 from argus_sim.policies.registry import find
+from argus_sim.sections import Peak
 from tests.make_experiment import write_experiment
 
 ROOT = Path(__file__).parent.parent

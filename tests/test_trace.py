@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from argus_sim.errors import InputError
 from argus_sim.provenance import Provenance
-from argus_sim.trace import Trace, find_trace, shipped_traces
+from argus_sim.trace import Trace, find_trace, shipped_models, shipped_traces
 
 ORIGIN = (Provenance(kind="synthetic", source="by hand"),)
 SUFFIXES = pytest.mark.parametrize("suffix", [".csv", ".parquet"])
@@ -222,6 +222,8 @@ def test_shipped_traces_are_found_by_name_and_files_by_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert shipped_traces() == ["bursty", "diurnal"]
+    assert "gentd26-fit" in shipped_models()
+    assert find_trace("gentd26-fit").suffix == ".yaml"
     for name in shipped_traces():
         assert Trace.read(find_trace(name)).name == name
     assert find_trace("runs/mine.csv") == Path("runs/mine.csv")
@@ -333,6 +335,20 @@ def test_a_clip_starts_at_zero_and_must_lie_within_the_trace() -> None:
     for start_s, end_s in ((-1.0, 5.0), (5.0, 5.0), (5.0, 31.0)):
         with pytest.raises(InputError, match="it lasts from 0 to 30 s"):
             trace.clip(start_s, end_s)
+
+
+@given(one=traces(), other=traces())
+def test_superposed_traces_keep_all_their_arrivals(one: Trace, other: Trace) -> None:
+    both = one.superpose(other)
+    assert both.arrival_s.tolist() == sorted([*one.arrival_s.tolist(), *other.arrival_s.tolist()])
+    assert both.duration_s == max(one.duration_s, other.duration_s)
+    if one.prompt is not None and other.prompt is not None:
+        pairs = zip(both.arrival_s.tolist(), both.prompt or (), strict=True)
+        mine, others = (zip(t.arrival_s.tolist(), t.prompt or (), strict=True) for t in (one, other))
+        assert sorted(pairs) == sorted([*mine, *others])
+    else:
+        assert both.prompt is None
+    assert both.transformations[-1] == "superposed: made, made"
 
 
 # -- statistics ------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ def validate(
 
 def _check(what: str) -> Found:
     from argus_sim.profile import Profile, shipped_profiles
-    from argus_sim.trace import Trace, find_trace, shipped_traces
+    from argus_sim.trace import Trace, find_trace, shipped_models, shipped_traces
 
     path = Path(what)
     if path.is_dir() or (what in shipped_profiles() and not path.exists()):
@@ -80,10 +80,12 @@ def _check(what: str) -> Found:
         raise InputError("is neither YAML nor a trace (.csv, .parquet) nor a profile's folder", where=what)
     if what in shipped_traces():
         return _trace(Trace.read(find_trace(what)))
+    if what in shipped_models():
+        return _yaml(find_trace(what))
     experiments = output.shipped_experiments()
     if what in experiments:
         return _yaml(experiments[what])
-    names = [*shipped_profiles(), *shipped_traces(), *experiments]
+    names = [*shipped_profiles(), *shipped_traces(), *shipped_models(), *experiments]
     raise InputError(f"there is no file {what!r}, and nothing shipped has that name{did_you_mean(what, names)}")
 
 

@@ -136,9 +136,9 @@ def complete_profiles(incomplete: str) -> list[str]:
 
 
 def complete_traces(incomplete: str) -> list[str]:
-    from argus_sim.trace import shipped_traces
+    from argus_sim.trace import shipped_models, shipped_traces
 
-    return [name for name in shipped_traces() if name.startswith(incomplete)]
+    return [name for name in (*shipped_traces(), *shipped_models()) if name.startswith(incomplete)]
 
 
 def complete_anything(incomplete: str) -> list[str]:

@@ -153,7 +153,9 @@ def import_(
     format: Annotated[
         str,
         typer.Argument(
-            metavar="FORMAT", help="A public format: genai-bench.", autocompletion=output.complete_profile_formats
+            metavar="FORMAT",
+            help="genai-bench, agiqa-3k, tifa-160, imagenhub, aigiqa-20k or csv.",
+            autocompletion=output.complete_profile_formats,
         ),
     ],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The data set.")],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,9 +10,11 @@ import typer
 
 from argus_sim.cli import output
 from argus_sim.cli.output import duration
+from argus_sim.errors import InputError
 
 if TYPE_CHECKING:
     from argus_sim.trace import Trace
+    from argus_sim.tracefile import Summary
 
 app = typer.Typer(no_args_is_help=True, help="List, show, generate and import traces: when images are asked for.")
 
@@ -28,35 +31,38 @@ Name = Annotated[
 
 @app.command("list", epilog=output.examples("argus-sim traces list", "argus-sim traces list --json"))
 def list_traces(as_json: output.Json = False, quiet: output.Quiet = False) -> None:
-    """List the traces that come with argus-sim."""
-    from argus_sim.trace import shipped_traces
+    """List the traces that come with argus-sim, and the fitted models that traces are made from."""
+    from argus_sim.trace import shipped_models, shipped_traces
 
-    traces = [_read(name) for name in shipped_traces()]
+    traces = [_read(name) for name in (*shipped_traces(), *shipped_models())]
     if as_json:
-        output.show_json([_head(trace) for trace in traces])
+        output.show_json([_head(trace.summary()) for trace in traces])
         return
     for trace in traces:
         output.say(f"{trace.name}: {len(trace):,} images in {duration(trace.duration_s)}; {_kinds(trace)}")
 
 
 def _read(name: str) -> Trace:
-    from argus_sim.trace import Trace, find_trace
+    from argus_sim.arrivals import generate_file
+    from argus_sim.trace import Trace, find_trace, is_model
 
-    return Trace.read(find_trace(name))
+    path = find_trace(name)
+    return generate_file(path) if is_model(path) else Trace.read(path)
 
 
 def _kinds(trace: Trace) -> str:
     return ", ".join(part.kind + (f" ({part.covers})" if part.covers != "*" else "") for part in trace.provenance)
 
 
-def _head(trace: Trace) -> dict[str, Any]:
+def _head(summary: Summary) -> dict[str, Any]:
+    header = summary.header
     return {
-        "name": trace.name,
-        "count": len(trace),
-        "duration_s": trace.duration_s,
-        "provenance": [part.model_dump() for part in trace.provenance],
-        "transformations": trace.transformations,
-        "digest": trace.digest(),
+        "name": header.name,
+        "count": summary.count,
+        "duration_s": header.duration_s,
+        "provenance": [part.model_dump() for part in header.provenance],
+        "transformations": header.transformations,
+        "digest": summary.digest,
     }
 
 
@@ -66,7 +72,7 @@ def show(name: Name, as_json: output.Json = False, quiet: output.Quiet = False) 
     trace = _read(name)
     stats = trace.stats()
     if as_json:
-        output.show_json({**_head(trace), "stats": stats})
+        output.show_json({**_head(trace.summary()), "stats": stats})
         return
     output.say(f"{trace.name}: {len(trace):,} images in {duration(trace.duration_s)}")
     _, per_min = trace.rate(trace.duration_s / 72)
@@ -99,8 +105,15 @@ def stats(
     as_json: output.Json = False,
     quiet: output.Quiet = False,
 ) -> None:
-    """Print the statistics of a trace: rates, burstiness, autocorrelation."""
-    found = _read(file).stats()
+    """Print the statistics of a trace: rates, burstiness, autocorrelation.
+
+    The file is read in batches: memory does not grow with the number of arrivals.
+    """
+    from argus_sim.trace import find_trace, is_model
+    from argus_sim.trace_stats import statistics_of_file
+
+    path = find_trace(file)
+    found = _read(file).stats() if is_model(path) else statistics_of_file(path)
     if as_json:
         output.show_json(found)
     else:
@@ -124,7 +137,9 @@ def generate(
     """Generate a trace from its specification; the same file always gives the same trace."""
     from argus_sim.arrivals import generate_file
 
-    _save(generate_file(spec), out, as_json, quiet)
+    trace = generate_file(spec)
+    trace.save(out)
+    _wrote(trace.summary(), out, as_json, quiet)
 
 
 @app.command(
@@ -151,19 +166,61 @@ def import_(
     quiet: output.Quiet = False,
 ) -> None:
     """Make a trace from a public data set, in the format it is published in."""
-    import numpy as np
+    from argus_sim.importers import import_file
 
-    from argus_sim.importers import import_trace
-
-    rng = np.random.default_rng(seed)
-    _save(import_trace(format, file, rng=rng, **output.key_values(options)), out, as_json, quiet)
+    _wrote(import_file(format, file, out, seed=seed, **output.key_values(options)), out, as_json, quiet)
 
 
-def _save(trace: Trace, out: Path, as_json: bool, quiet: bool) -> None:
-    trace.save(out)
-    output.remark(f"wrote {out}: {len(trace):,} images in {duration(trace.duration_s)}", quiet=quiet)
+def _wrote(summary: Summary, out: Path, as_json: bool, quiet: bool) -> None:
+    header = summary.header
+    output.remark(f"wrote {out}: {summary.count:,} images in {duration(header.duration_s)}", quiet=quiet)
     if as_json:
-        output.show_json({**_head(trace), "file": out})
+        output.show_json({**_head(summary), "file": out})
+
+
+@app.command(
+    epilog=output.examples(
+        "argus-sim traces fit conv.parquet --out conv-model.yaml",
+        "argus-sim traces generate conv-model.yaml --out like-conv.parquet",
+    )
+)
+def fit(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A trace: .csv, .parquet, or a shipped one; import it first.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The model, as YAML.")],
+    name: Annotated[str | None, typer.Option(help="Its name; by default the file's.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of the rate; by default the fewest that reproduce the trace.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Simulations to judge the model by.")] = 5,
+    as_json: output.Json = False,
+    quiet: output.Quiet = False,
+) -> None:
+    """Fit a compact model to a trace, and say how well it reproduces the trace.
+
+    The model is a YAML file for `traces generate` and for `file:` in an experiment, where each seed gets arrivals
+    of its own.
+    """
+    from argus_sim.fit import Measures, judge, write_model
+    from argus_sim.fit import fit as fitted
+
+    if out.suffix not in (".yaml", ".yml"):
+        raise InputError(f"a model is a .yaml file, found {str(out)!r}", where="--out")
+    trace = _read(file)
+    model = fitted(trace, steps=steps)
+    quality = judge(model, Measures.of(trace.arrival_s, trace.duration_s), range(seeds))
+    write_model(out, name or out.stem, model, trace, quality)
+    output.remark(f"wrote {out}: {model.described()}", quiet=quiet)
+    found = {**dataclasses.asdict(quality), "worst": quality.worst}
+    if as_json:
+        output.show_json({"file": out, "steps": len(model.points), **found})
+        return
+    output.say(f"{'':<26}{'recorded':>16}{'fitted':>16}")
+    for key, value in quality.recorded.items():
+        output.say(f"{key:<26}{value:>16,.6g}{quality.fitted[key]:>16,.6g}")
+    for key in ("acf_difference", "acf_difference_mean", "ks_gaps"):
+        output.say(f"{key:<26}{'':>16}{found[key]:>16,.4g}")
 
 
 @app.command(epilog=output.examples("argus-sim traces formats", "argus-sim traces formats --json"))

@@ -115,3 +115,20 @@ def test_no_minilm_there(tmp_path: Path) -> None:
     pytest.importorskip("transformers", reason="transformers is not installed")
     with pytest.raises(InputError, match="give a folder as minilm=FOLDER"):
         embed(["x"], f"minilm={tmp_path}")
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("PartiPrompts.tsv", 1632),
+        ("drawbench.txt", 200),
+        ("drawbench_categories.csv", 200),
+        ("geneval_metadata.jsonl", 553),
+        ("t2i_compbench.csv", 8000),
+        ("mlperf_coco2014_captions_5k.tsv", 5000),
+        ("diffusiondb_2m_first_5k.txt", 4999),  # one line of 5,000 is empty
+    ],
+)
+def test_the_recorded_prompt_sets_are_read_as_published(data: Path, name: str, count: int) -> None:
+    assert len(read_file(data / "prompts" / name)) == count

@@ -12,7 +12,7 @@ import pytest
 
 from argus_sim.cli import main
 from argus_sim.profile import Profile, shipped_profiles
-from argus_sim.trace import Trace, shipped_traces
+from argus_sim.trace import Trace, shipped_models, shipped_traces
 
 
 def test_profiles(call: Callable[..., str], call_json: Any) -> None:
@@ -69,7 +69,8 @@ def test_importing_a_profile(
 
 
 def test_traces(call: Callable[..., str], call_json: Any) -> None:
-    assert [trace["name"] for trace in call_json("traces", "list")] == shipped_traces()
+    names = [trace["name"] for trace in call_json("traces", "list")]
+    assert names == [*shipped_traces(), *shipped_models()]
     assert "bursty: 156,431 images in 14 h; published (rate curve), synthetic\n" in call("traces", "list")
     got = call_json("traces", "show", "bursty")
     assert got["count"] == got["stats"]["count"] == 156_431
@@ -123,3 +124,15 @@ def test_formats(call: Callable[..., str], call_json: Any) -> None:
     assert set(got) >= {"gentd26-requests", "gentd26-gateway", "azure-llm-2023", "nab-twitter-volume", "csv"}
     assert "timestamp" in next(o for o in got["csv"]["options"] if o["name"] == "unit")["type"]
     assert "-o unit=s (" in re.sub(" +", " ", call("traces", "formats"))
+
+
+def test_fitting_a_model(tmp_path: Path, call: Callable[..., str], call_json: Any) -> None:
+    model = tmp_path / "diurnal-model.yaml"
+    said = call("traces", "fit", "diurnal", "--out", str(model), "--steps", "24", "--seeds", "2", "--quiet")
+    assert "dispersion_index_per_min" in said
+    made = call_json("traces", "show", str(model))
+    assert made["count"] == pytest.approx(202_152, rel=0.02)
+    got = call_json("traces", "fit", "diurnal", "--out", str(model), "--steps", "24", "--seeds", "2")
+    assert got["recorded"]["arrivals"] == 202_152
+    assert got["steps"] >= 24
+    assert main(["traces", "fit", "diurnal", "--out", str(tmp_path / "m.txt")]) == 2

@@ -1,0 +1,204 @@
+"""Which prompts are asked for: some more often than others, in sessions, and of a difficulty that changes.
+
+Without a ``prompts`` section an experiment draws every prompt independently and uniformly from the profile's test
+prompts (:class:`argus_sim.workload.Workload`). What is here replaces that draw, never the arrivals.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+from scipy.optimize import minimize_scalar
+
+from argus_sim.errors import InputError
+from argus_sim.profile import Profile
+from argus_sim.trace import Floats, Trace
+
+Ints = npt.NDArray[np.int64]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+#: The tilt towards difficult prompts is rounded to this: one table of probabilities per value.
+_TILT_STEP = 0.05
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Sessions(_Section):
+    """Users who try variations of an idea.
+
+    Attributes:
+        mean_length: Requests of a session on average; its length is geometric.
+        concurrent: Sessions at a time: each request belongs to one of them, all alike.
+        neighbours: A session asks for prompts among this many whose texts are the most similar to its first
+            (cosine of TF-IDF vectors), the first included.
+    """
+
+    mean_length: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 5.0
+    concurrent: Annotated[int, Field(ge=1)] = 20
+    neighbours: Annotated[int, Field(ge=1)] = 10
+
+
+class Drift(_Section):
+    """Difficulty that swings as a sine: hardest a quarter of a period after the start.
+
+    Attributes:
+        strength: At the hardest time, the most difficult prompt is exp(2 x strength) times as likely, against the
+            easiest, as without drift; at the easiest time as much less.
+        period_s: From hardest to hardest.
+    """
+
+    strength: NonNegative = 1.0
+    period_s: Positive = 86_400.0
+
+
+class Bursts(_Section):
+    """A mix of prompts that goes with the load.
+
+    Attributes:
+        strength: As for drift, while the load is one standard deviation over its mean; negative where bursts
+            bring easy prompts.
+        window_s: The load is counted in windows of this length.
+    """
+
+    strength: Annotated[float, Field(ge=-5, le=5)] = 0.5
+    window_s: Positive = 60.0
+
+
+class PromptsConfig(_Section):
+    """How prompts are drawn; what is left out is as without the section.
+
+    Attributes:
+        zipf: Exponent of popularity: the r-th most popular prompt has a weight of r^-zipf. Which prompt has which
+            rank is drawn. ``trace`` fits the exponent to the prompts of the trace, which must have some.
+        sessions, drift, bursts: See there. The difficulty of a prompt is how much quality the variants of the
+            profile lose on it, on average, as a rank from -1 (easiest) to 1.
+    """
+
+    zipf: NonNegative | Literal["trace"] = 0.0
+    sessions: Sessions | None = None
+    drift: Drift | None = None
+    bursts: Bursts | None = None
+
+    def draw(self, trace: Trace, profile: Profile, test: Ints, rng: np.random.Generator) -> Ints:
+        """A prompt for each arrival.
+
+        Args:
+            trace: The arrivals.
+            profile: Whose prompts.
+            test: Indices of the prompts to choose from.
+            rng: The random numbers for prompts.
+
+        Returns:
+            int64[arrivals], indices of prompts.
+
+        Raises:
+            InputError: ``zipf: trace`` and a trace without prompts.
+        """
+        exponent = self.zipf if isinstance(self.zipf, float | int) else _fitted_exponent(trace)
+        weight = np.arange(1.0, len(test) + 1) ** -exponent
+        chosen = _tilted(rng.permutation(weight), difficulty(profile)[test], self._tilt(trace), rng)
+        if self.sessions is not None:
+            chosen = _in_sessions(self.sessions, chosen, [profile.prompt_texts[i] for i in test], rng)
+        return test[chosen]
+
+    def _tilt(self, trace: Trace) -> Floats:
+        tilt = np.zeros(len(trace))
+        if self.drift is not None:
+            tilt += self.drift.strength * np.sin(2.0 * np.pi * trace.arrival_s / self.drift.period_s)
+        if self.bursts is not None:
+            start_s, load = trace.rate(self.bursts.window_s)
+            spread = float(np.std(load))
+            if spread > 0:
+                at = np.searchsorted(start_s, trace.arrival_s, side="right") - 1
+                tilt += self.bursts.strength * np.clip((load[at] - np.mean(load)) / spread, -3.0, 3.0)
+        return tilt
+
+
+def difficulty(profile: Profile) -> Floats:
+    """float64[P]: rank of each prompt by the relative quality that the variants lose on it, in [-1, 1]."""
+    lost = 1.0 - np.nanmean(np.nan_to_num(profile.relative_quality(), nan=0.0), axis=1)
+    if len(lost) < 2:
+        return np.zeros(len(lost))
+    # Equal losses share a rank: the order of the table must not make one prompt harder than another.
+    _, at, count = np.unique(lost, return_inverse=True, return_counts=True)
+    middle = np.cumsum(count) - (count + 1) / 2.0
+    ranks: Floats = middle[at] / (len(lost) - 1) * 2.0 - 1.0
+    return ranks
+
+
+def zipf_exponent(counts: npt.ArrayLike) -> float:
+    """The exponent of Zipf's law with which these counts of distinct texts are the most likely, in [0, 5].
+
+    Ranks are those of the counts themselves, so that few requests of many equal texts look less than equal.
+    """
+    sorted_counts = np.sort(np.asarray(counts, dtype=np.float64))[::-1]
+    log_rank = np.log(np.arange(1.0, len(sorted_counts) + 1))
+
+    def loss(exponent: float) -> float:
+        weights = -exponent * log_rank
+        return float(np.sum(sorted_counts) * np.logaddexp.reduce(weights) - sorted_counts @ weights)
+
+    return float(minimize_scalar(loss, bounds=(0.0, 5.0), method="bounded").x)
+
+
+def _fitted_exponent(trace: Trace) -> float:
+    if trace.prompt is None:
+        where = f"trace {trace.name!r}"
+        raise InputError("has no prompts to fit the popularity to (prompts.zipf: trace)", where=where)
+    return zipf_exponent(np.unique(np.array(trace.prompt, dtype=object).astype(str), return_counts=True)[1])
+
+
+def _tilted(weight: Floats, rank: Floats, tilt: Floats, rng: np.random.Generator) -> Ints:
+    """A prompt per arrival, with probabilities in proportion to weight x exp(tilt x rank)."""
+    level = np.rint(tilt / _TILT_STEP).astype(np.int64)
+    u = rng.random(len(tilt))
+    chosen = np.empty(len(tilt), dtype=np.int64)
+    for value in np.unique(level).tolist():
+        rows = level == value
+        area = np.cumsum(weight * np.exp(value * _TILT_STEP * rank))
+        chosen[rows] = np.searchsorted(area, u[rows] * area[-1], side="right")
+    return np.minimum(chosen, len(weight) - 1)
+
+
+def _in_sessions(config: Sessions, chosen: Ints, texts: list[str], rng: np.random.Generator) -> Ints:
+    """Sessions keep to the neighbourhood of the prompt that they began with."""
+    n = len(chosen)
+    slot = rng.integers(0, config.concurrent, size=n)
+    begins = rng.random(n) < 1.0 / config.mean_length
+    which = rng.random(n)
+    order = np.argsort(slot, kind="stable")
+    begins_there = begins[order] | (np.diff(slot[order], prepend=-1) != 0)
+    # In the order of slots, the last beginning at or before each request is that of its session.
+    first = np.maximum.accumulate(np.where(begins_there, np.arange(n), 0))
+    anchor = chosen[order[first]]
+    near = neighbours(texts, config.neighbours)
+    prompt = near[anchor, (which[order] * near.shape[1]).astype(np.int64)]
+    prompt[begins_there] = anchor[begins_there]
+    result = np.empty(n, dtype=np.int64)
+    result[order] = prompt
+    return result
+
+
+def neighbours(texts: list[str], k: int) -> Ints:
+    """int64[texts, min(k, texts)]: the texts most similar to each, itself first."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    k = min(k, len(texts))
+    try:
+        vectors = TfidfVectorizer(sublinear_tf=True).fit_transform(texts)
+    except ValueError:  # no words at all: nothing is similar to anything
+        return np.tile(np.arange(len(texts))[:, None], (1, k))
+    near = np.empty((len(texts), k), dtype=np.int64)
+    for start in range(0, len(texts), 1000):
+        block = (vectors[start : start + 1000] @ vectors.T).toarray()
+        rows = np.arange(block.shape[0])
+        block[rows, start + rows] = math.inf
+        near[start : start + len(rows)] = np.argsort(-block, axis=1, kind="stable")[:, :k]
+    return near
