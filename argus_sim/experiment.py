@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -22,6 +22,9 @@ from argus_sim.policies import registry
 from argus_sim.simulation.discriminator import DiscriminatorConfig
 from argus_sim.simulation.faults import Fault
 from argus_sim.simulation.network import CacheConfig
+
+if TYPE_CHECKING:
+    from argus_sim.results import Results
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -236,6 +239,21 @@ class Experiment(_Section):
         for override in overrides:
             _override(data, override)
         return cls.check(data, where=str(path), folder=path.parent)
+
+    def run(self, out: str | Path | None = None, *, jobs: int | None = None, resume: bool = False) -> Results:
+        """Run it, as ``argus-sim run`` does; see :func:`argus_sim.runner.run_experiment`.
+
+        Args:
+            out: The folder for the results; ``runs/NAME`` by default. An earlier run's folder is replaced.
+            jobs: Processes; as many as there are cores by default.
+            resume: Keep the runs that are finished.
+
+        Raises:
+            InputError: Something is wrong with the experiment or one of its inputs.
+        """
+        from argus_sim.runner import run_experiment
+
+        return run_experiment(self, Path(out or Path("runs") / self.name), jobs=jobs, resume=resume)
 
     @classmethod
     def check(cls, data: dict[str, Any], *, where: str, folder: Path = Path()) -> Experiment:

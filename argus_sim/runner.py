@@ -1,8 +1,8 @@
 """Running a whole experiment: all its runs, in parallel, resumable, and the results beside them.
 
 What is left under the folder (see the documentation of the layout in the README): a folder for each run with
-``outcomes.parquet``, ``timeline.parquet`` and ``summary.json``; ``summary.csv``, ``figures/`` and
-``report.html`` made from all of them; and ``experiment.lock.yaml``, from which the same bytes come again.
+``outcomes.parquet``, ``timeline.parquet``, ``events.json`` and ``summary.json``; what :mod:`argus_sim.conclude`
+makes from all of them; and ``experiment.lock.yaml``, from which the same bytes come again.
 Nothing that is written depends on the clock, the machine or the number of processes.
 """
 
@@ -29,13 +29,14 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from argus_sim import metrics, plots, report
+from argus_sim import metrics
+from argus_sim.conclude import conclude
 from argus_sim.errors import InputError
 from argus_sim.experiment import Experiment, PolicyConfig, TraceConfig, expand, is_lock
+from argus_sim.report import write_atomically
+from argus_sim.results import LOCK, Results
 from argus_sim.simulate import Scene, forget, hindsight, simulate
 from argus_sim.trace import Trace, find_trace
-
-LOCK = "experiment.lock.yaml"
 
 #: Libraries whose version can change a result's bytes.
 _LIBRARIES = ("argus-sim", "numpy", "scipy", "pandas", "pyarrow", "simpy", "scikit-learn", "matplotlib")
@@ -61,21 +62,6 @@ def runs_of(experiment: Experiment) -> list[Run]:
         for seed in experiment.seeds
         for policy in experiment.policies
     ]
-
-
-@dataclass(frozen=True)
-class Results:
-    """What an experiment came to.
-
-    Attributes:
-        folder: Where it is.
-        summary: One row per run, the columns of ``summary.csv``.
-        aggregate: Means and half-widths of 95 % intervals by policy and trace.
-    """
-
-    folder: Path
-    summary: pd.DataFrame
-    aggregate: pd.DataFrame
 
 
 def run_experiment(
@@ -121,7 +107,8 @@ def run_experiment(
     for run, summary in _run_all(experiment, todo, out, jobs or os.cpu_count() or 1):
         summaries[run.folder(out)] = summary
         on_run(run, summary)
-    return _finish(scene, out, [summaries[run.folder(out)] for run in runs_of(experiment)], lock)
+    table = conclude(scene, out, [summaries[run.folder(out)] for run in runs_of(experiment)], lock)
+    return Results(out, experiment, table)
 
 
 def rehearse(scene: Scene) -> None:
@@ -212,7 +199,7 @@ def _prepare(out: Path, lock: dict[str, Any], resume: bool) -> None:
     if out.exists():
         shutil.rmtree(out)
     out.mkdir(parents=True)
-    report.write_atomically(old, yaml.safe_dump(lock, sort_keys=False, allow_unicode=True).encode())
+    write_atomically(old, yaml.safe_dump(lock, sort_keys=False, allow_unicode=True).encode())
 
 
 # -- the runs ----------------------------------------------------------------------------------------------
@@ -273,6 +260,7 @@ def run_one(experiment: Experiment, run: Run, out: Path) -> dict[str, Any]:
     partial.mkdir(parents=True)
     _write_parquet(record.frame(), partial / "outcomes.parquet")
     _write_parquet(metrics.timeline(record, experiment.window_s), partial / "timeline.parquet")
+    (partial / "events.json").write_text(json.dumps(_no_nan(record.events())) + "\n", "utf-8")
     (partial / "summary.json").write_text(json.dumps(_no_nan(summary), indent=1) + "\n", "utf-8")
     if folder.exists():
         shutil.rmtree(folder)
@@ -321,78 +309,6 @@ def _no_nan(value: Any) -> Any:
     """JSON has no NaN: undefined is null."""
     if isinstance(value, dict):
         return {key: _no_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_no_nan(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-# -- what is made from all runs ----------------------------------------------------------------------------
-
-
-def _finish(scene: Scene, out: Path, summaries: list[dict[str, Any]], lock: dict[str, Any]) -> Results:
-    experiment = scene.experiment
-    summary = pd.DataFrame([{k: v for k, v in s.items() if k != "peak"} for s in summaries])
-    summary = summary.fillna(value=math.nan).infer_objects()
-    order = {policy.label: i for i, policy in enumerate(experiment.policies)}
-    traces = {trace.name: i for i, trace in enumerate(experiment.traces)}
-    summary = summary.sort_values(
-        by=["trace", "policy", "seed"],
-        key=lambda column: column.map({**traces, **order}) if column.name != "seed" else column,
-        ignore_index=True,
-    )
-    report.write_atomically(out / "summary.csv", summary.to_csv(index=False).encode())
-    aggregate = metrics.aggregate(summary)
-    figures = _figures(scene, out, aggregate)
-    folder = out / "figures"
-    embedded = []
-    for name, caption, figure in figures:
-        plots.save(figure, folder, name)
-        embedded.append((caption, plots.embed(figure)))
-    report.write_report(
-        out / "report.html",
-        title=experiment.name,
-        lock=lock,
-        summary=summary,
-        aggregate=aggregate,
-        provenance=provenance_rows(scene),
-        figures=embedded,
-        notes=[experiment.description] if experiment.description else [],
-    )
-    return Results(out, summary, aggregate)
-
-
-def _figures(scene: Scene, out: Path, aggregate: pd.DataFrame) -> Iterator[tuple[str, str, Any]]:
-    experiment = scene.experiment
-    for trace in experiment.traces:
-        timelines = {
-            policy.label: [
-                pd.read_parquet(Run(policy, trace, seed).folder(out) / "timeline.parquet")
-                for seed in experiment.seeds
-            ]
-            for policy in experiment.policies
-        }
-        caption = f"Load, throughput, quality and violations on {trace.name}. Means over seeds by policy."
-        yield f"timeline-{trace.name}", caption, plots.figure_timeline(timelines, trace.name)
-    yield "totals", "Totals by policy. Whiskers are 95 % intervals over seeds.", plots.figure_totals(aggregate)
-    yield "front", "Quality against violations. Each point is a policy on a trace.", plots.figure_front(aggregate)
-
-
-def provenance_rows(scene: Scene) -> list[tuple[str, str, str]]:
-    """What the numbers rest on: (what, kind, source) for each part of the profile and the traces."""
-    profile = scene.profile
-    rows: list[tuple[str, str, str]] = [
-        (
-            f"{profile.name}: {table}" + (f" ({part.covers})" if part.covers != "*" else ""),
-            part.kind,
-            part.source + (f"; derived: {part.derived}" if part.derived else ""),
-        )
-        for table in profile.tables
-        for part in profile.provenance_of(table)
-    ]
-    for config in scene.experiment.traces:
-        trace = scene.trace(config, scene.experiment.seed)
-        changes = "; ".join(trace.transformations)
-        for origin in trace.provenance:
-            covers = f" ({origin.covers})" if origin.covers != "*" else ""
-            source = origin.source + (f"; derived: {origin.derived}" if origin.derived else "")
-            source += f"; {changes}" if changes else ""
-            rows.append((f"trace {config.name}{covers}", origin.kind, source))
-    return rows + [(what, origin.kind, origin.source) for what, origin in scene.assumptions()]

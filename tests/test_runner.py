@@ -21,7 +21,8 @@ from argus_sim import metrics, runner
 from argus_sim.errors import InputError
 from argus_sim.experiment import Experiment
 from argus_sim.metrics import METRICS
-from argus_sim.runner import LOCK, Run, make_lock, read_lock, run_experiment, runs_of
+from argus_sim.results import LOCK
+from argus_sim.runner import Run, make_lock, read_lock, run_experiment, runs_of
 from argus_sim.simulate import Scene
 from tests.make_experiment import content, write_experiment
 
@@ -69,7 +70,9 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 def test_layout(finished: Path) -> None:
     names = set(tree(finished / "out"))
     for run in RUNS:
-        assert {f"{run}/outcomes.parquet", f"{run}/timeline.parquet", f"{run}/summary.json"} <= names
+        assert {
+            f"{run}/{name}" for name in ("outcomes.parquet", "timeline.parquet", "events.json", "summary.json")
+        } <= names
     assert {LOCK, "summary.csv", "report.html"} <= names
     figures = {name.removeprefix("figures/") for name in names if name.startswith("figures/")}
     assert {f"timeline-{trace}.{kind}" for trace in ("rush", "file") for kind in ("png", "svg")} <= figures

@@ -19,7 +19,8 @@ from argus_sim.errors import InputError, did_you_mean
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from argus_sim.runner import Lock, Results, Run
+    from argus_sim.results import Results
+    from argus_sim.runner import Lock, Run
     from argus_sim.simulate import Scene
 
 app = typer.Typer()
@@ -155,10 +156,10 @@ def _note_differences(lock: Lock, *, changed: bool, quiet: bool) -> None:
 def _how_to_go_on(begun: list[Path]) -> str:
     if not begun:
         return "nothing was written"
-    from argus_sim import runner
+    from argus_sim.results import LOCK
 
     folder = begun[0]
-    command = f"argus-sim run {shlex.quote(str(folder / runner.LOCK))} --out {shlex.quote(str(folder))} --resume"
+    command = f"argus-sim run {shlex.quote(str(folder / LOCK))} --out {shlex.quote(str(folder))} --resume"
     return f"finished runs are kept. To go on: {command}"
 
 
