@@ -75,7 +75,8 @@ def batches(outcomes: pd.DataFrame, events: dict[str, Any]) -> Iterator[Event]:
     """
     lost = sorted((f["at_s"], f["worker"]) for f in events["faults"] if f["kind"] == "lost")
     ran = outcomes[outcomes["start_s"].notna() & (outcomes["worker"] >= 0)]
-    for (worker, start_s), batch in ran.groupby(["worker", "start_s"], sort=True):
+    for _, batch in ran.groupby(["worker", "start_s"], sort=True):
+        worker, start_s = int(batch["worker"].iloc[0]), float(batch["start_s"].iloc[0])
         finish_s = float(batch["finish_s"].max())
         if math.isnan(finish_s):
             ends = (at_s for at_s, who in lost if who == worker and at_s >= start_s)
@@ -84,10 +85,10 @@ def batches(outcomes: pd.DataFrame, events: dict[str, Any]) -> Iterator[Event]:
             "size": len(batch),
             "requests": batch["request"].tolist(),
             "reasons": batch["reason"].astype("str").value_counts().to_dict(),
-            "waited_s": round(float(start_s - batch["arrival_s"].min()), 6),
+            "waited_s": round(start_s - float(batch["arrival_s"].min()), 6),
             "late": int((batch["outcome"] == "late").sum()),
         }
-        yield _lasting(str(batch["variant"].iloc[0]), "batch", int(worker), start_s, finish_s, args)
+        yield _lasting(str(batch["variant"].iloc[0]), "batch", worker, start_s, finish_s, args)
 
 
 def _loads(events: dict[str, Any]) -> Iterator[Event]:

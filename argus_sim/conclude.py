@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from argus_sim import metrics, plots, report
+from argus_sim import metrics, plots
 from argus_sim.charts.story import TraceStory, tell
 from argus_sim.charts.svg import efficient
 from argus_sim.experiment import Experiment, TraceConfig
+from argus_sim.report import write_atomically, write_report
 from argus_sim.simulate import Scene
 
 
-def conclude(scene: Scene, out: Path, summaries: list[dict[str, Any]], lock: dict[str, Any]) -> pd.DataFrame:
+def conclude(
+    scene: Scene, out: Path, summaries: list[dict[str, Any]], lock: dict[str, Any], *, report: bool = True
+) -> pd.DataFrame:
     """Write what is made from all runs, whose folders are there; returns the table of ``summary.csv``."""
     experiment = scene.experiment
     summary = pd.DataFrame([{k: v for k, v in s.items() if k != "peak"} for s in summaries])
@@ -31,11 +34,13 @@ def conclude(scene: Scene, out: Path, summaries: list[dict[str, Any]], lock: dic
         key=lambda column: column.map({**traces, **order}) if column.name != "seed" else column,
         ignore_index=True,
     )
-    report.write_atomically(out / "summary.csv", summary.to_csv(index=False).encode())
+    write_atomically(out / "summary.csv", summary.to_csv(index=False).encode())
+    if not report:
+        return summary
     aggregate = metrics.aggregate(summary)
     for name, figure in _figures(scene, out, aggregate):
         plots.save(figure, out / "figures", name)
-    report.write_report(
+    write_report(
         out / "report.html",
         title=experiment.name,
         lock=lock,

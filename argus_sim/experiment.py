@@ -240,20 +240,30 @@ class Experiment(_Section):
             _override(data, override)
         return cls.check(data, where=str(path), folder=path.parent)
 
-    def run(self, out: str | Path | None = None, *, jobs: int | None = None, resume: bool = False) -> Results:
+    def run(
+        self,
+        out: str | Path | None = None,
+        *,
+        jobs: int | None = None,
+        resume: bool = False,
+        report: bool = True,
+    ) -> Results:
         """Run it, as ``argus-sim run`` does; see :func:`argus_sim.runner.run_experiment`.
 
         Args:
             out: The folder for the results; ``runs/NAME`` by default. An earlier run's folder is replaced.
             jobs: Processes; as many as there are cores by default.
             resume: Keep the runs that are finished.
+            report: Draw the figures and write ``report.html``; a sweep of many experiments may not need them.
 
         Raises:
             InputError: Something is wrong with the experiment or one of its inputs.
         """
         from argus_sim.runner import run_experiment
 
-        return run_experiment(self, Path(out or Path("runs") / self.name), jobs=jobs, resume=resume)
+        return run_experiment(
+            self, Path(out or Path("runs") / self.name), jobs=jobs, resume=resume, report=report
+        )
 
     @classmethod
     def check(cls, data: dict[str, Any], *, where: str, folder: Path = Path()) -> Experiment:

@@ -173,29 +173,37 @@ class Plots:
         seeds = self.results.experiment.seeds
         name = trace or self.results.experiment.traces[0].name
         tables = {p: [self.results.run(p, name, seed).timeline for seed in seeds] for p in labels}
-        return plots.figure_timeline(tables, name)
+        return _shown(plots.figure_timeline(tables, name))
 
     def totals(self) -> Figure:
         """The headline numbers as bars with intervals."""
         from argus_sim import plots
 
-        return plots.figure_totals(self.results.aggregate)
+        return _shown(plots.figure_totals(self.results.aggregate))
 
     def front(self) -> Figure:
         """Quality against violations."""
         from argus_sim import plots
 
-        return plots.figure_front(self.results.aggregate)
+        return _shown(plots.figure_front(self.results.aggregate))
 
     def level_mix(self, policy: str, trace: str | None = None) -> Figure:
         """Which variants served, over a trace."""
         from argus_sim import plots
 
-        return plots.figure_level_mix(self.results.run(policy, trace).timeline, policy)
+        return _shown(plots.figure_level_mix(self.results.run(policy, trace).timeline, policy))
 
     def latency_cdf(self, trace: str | None = None) -> Figure:
         """Share of requests that had their image within a time, by policy."""
         from argus_sim import plots
 
         labels = [policy.label for policy in self.results.experiment.policies]
-        return plots.figure_latency_cdf({p: self.results.run(p, trace).outcomes for p in labels})
+        return _shown(plots.figure_latency_cdf({p: self.results.run(p, trace).outcomes for p in labels}))
+
+
+def _shown(figure: Figure) -> Figure:
+    """The figure, such that a notebook shows it where it is the value of a cell, whatever has been imported."""
+    from argus_sim.plot_style import render
+
+    figure._repr_png_ = lambda: render(figure, "png", dpi=100)  # type: ignore[attr-defined]
+    return figure

@@ -70,6 +70,7 @@ def run_experiment(
     *,
     jobs: int | None = None,
     resume: bool = False,
+    report: bool = True,
     digests: dict[str, str] | None = None,
     on_start: Callable[[int, int], None] = lambda total, done: None,
     on_run: Callable[[Run, dict[str, Any]], None] = lambda run, summary: None,
@@ -81,6 +82,7 @@ def run_experiment(
         out: The folder for the results; an earlier run's folder is replaced.
         jobs: Processes; as many as there are cores by default.
         resume: Keep the finished runs of the folder; it must be of the same experiment.
+        report: Draw the figures and write the report as well.
         digests: Those of a lock file; the inputs must still have them.
         on_start: Told how many runs there are, and how many of them are done.
         on_run: Told of each run as it ends.
@@ -107,7 +109,7 @@ def run_experiment(
     for run, summary in _run_all(experiment, todo, out, jobs or os.cpu_count() or 1):
         summaries[run.folder(out)] = summary
         on_run(run, summary)
-    table = conclude(scene, out, [summaries[run.folder(out)] for run in runs_of(experiment)], lock)
+    table = conclude(scene, out, [summaries[run.folder(out)] for run in runs_of(experiment)], lock, report=report)
     return Results(out, experiment, table)
 
 

@@ -21,7 +21,8 @@ TESTS = ["tests/analytic/test_queues.py", "tests/golden/test_artefact.py"]
 def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "tests.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:benchmark", f"--junitxml={report}", *TESTS]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:benchmark", *TESTS]
+        command += [f"--junitxml={report}", "-o", "junit_family=xunit1"]
         done = subprocess.run(command, cwd=PAGE.parent.parent, env={**os.environ, "ARGUS_DATA": ""}, check=False)
         if done.returncode:
             print("the tests fail; validation.md is left as it was", file=sys.stderr)
