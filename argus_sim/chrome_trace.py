@@ -82,7 +82,7 @@ def batches(outcomes: pd.DataFrame, events: dict[str, Any]) -> Iterator[Event]:
             ends = (at_s for at_s, who in lost if who == worker and at_s >= start_s)
             finish_s = next(ends, max(float(events["duration_s"]), start_s))
         args = {
-            "size": len(batch),
+            "size": int(batch["batch_size"].iloc[0]),
             "requests": batch["request"].tolist(),
             "reasons": batch["reason"].astype("str").value_counts().to_dict(),
             "waited_s": round(start_s - float(batch["arrival_s"].min()), 6),

@@ -145,4 +145,4 @@ def provenance_rows(scene: Scene) -> list[tuple[str, str, str]]:
             source = origin.source + (f"; derived: {origin.derived}" if origin.derived else "")
             source += f"; {changes}" if changes else ""
             rows.append((f"trace {config.name}{covers}", origin.kind, source))
-    return rows
+    return rows + [(what, origin.kind, origin.source) for what, origin in scene.assumptions()]
