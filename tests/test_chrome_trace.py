@@ -138,5 +138,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     said = capsys.readouterr()
     assert said.out == f"{run / 'trace.json'}\n"
     check_format((run / "trace.json").read_text("utf-8"))
+    assert main(["trace", str(run), "--json", "--out", str(tmp_path / "t.json")]) == 0
+    said_of = json.loads(capsys.readouterr().out)
+    assert said_of == {"file": str(tmp_path / "t.json"), "bytes": (run / "trace.json").stat().st_size}
     assert main(["trace", str(out)]) == 2
     assert "holds no outcomes.parquet; a run's folder is" in capsys.readouterr().err

@@ -33,6 +33,7 @@ def trace(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where to; by default trace.json in the run's folder.")
     ] = None,
+    as_json: output.Json = False,
     quiet: output.Quiet = False,
 ) -> None:
     """Write a run in Chrome's trace event format.
@@ -55,6 +56,9 @@ def trace(
         title=" ".join(run.resolve().parts[-3:]),
     )
     write_atomically(path, text.encode("utf-8"))
+    if as_json:
+        output.show_json({"file": path, "bytes": path.stat().st_size})
+        return
     output.say(str(path))
     output.remark("open it at ui.perfetto.dev; it is read in the browser and sent nowhere", quiet=quiet)
 
@@ -63,7 +67,9 @@ def trace(
 def watch(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of an experiment's results: runs/EXP.")],
     every_s: Annotated[float, typer.Option("--every", min=0.1, metavar="S", help="Seconds between looks.")] = 1.0,
-    once: Annotated[bool, typer.Option("--once", help="Look once and stop.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Look once and stop; so does --json.")] = False,
+    as_json: output.Json = False,
+    quiet: output.Quiet = False,
 ) -> None:
     """Watch an experiment from another terminal while it runs.
 
@@ -80,10 +86,14 @@ def watch(
     if not lock.is_file():
         raise InputError(f"holds no {LOCK}: no experiment has begun there", where=str(run))
     experiment = Experiment.load(lock)
+    if as_json:
+        output.show_json(_so_far(run, experiment))
+        return
     console = Console(highlight=False)
     if once or not console.is_terminal:
         output.show(dashboard(run, experiment)[0])
         return
+    output.remark("Ctrl-C stops watching, not the experiment", quiet=quiet)
     try:
         with Live(console=console, auto_refresh=False) as live:
             while True:
@@ -94,6 +104,19 @@ def watch(
                 time.sleep(every_s)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+def _so_far(folder: Path, experiment: Experiment) -> dict[str, Any]:
+    """The summaries of the runs that are finished, and how many there will be."""
+    paths = [
+        folder / policy.label / config.name / str(seed) / "summary.json"
+        for config in experiment.traces
+        for policy in experiment.policies
+        for seed in experiment.seeds
+    ]
+    found = [json.loads(path.read_text("utf-8")) for path in paths if path.is_file()]
+    ended = len(found) == len(paths) and (folder / "report.html").is_file()
+    return {"experiment": experiment.name, "ended": ended, "runs": len(paths), "finished": found}
 
 
 def dashboard(folder: Path, experiment: Experiment) -> tuple[RenderableType, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -40,6 +41,13 @@ def test_half_way(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     said = capsys.readouterr().out
     assert "1 of 4 runs, running" in said
     assert "0/2" in next(line for line in said.splitlines() if line.startswith("argus"))
+
+
+def test_as_json(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["watch", str(finished), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["experiment"], said["ended"], said["runs"]) == ("small", True, 4)
+    assert [run["policy"] for run in said["finished"]] == ["static", "static", "argus", "argus"]
 
 
 def test_nothing_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
