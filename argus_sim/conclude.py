@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -21,22 +20,13 @@ from argus_sim.simulate import Scene
 
 
 def conclude(
-    scene: Scene, out: Path, summaries: list[dict[str, Any]], lock: dict[str, Any], *, report: bool = True
-) -> pd.DataFrame:
-    """Write what is made from all runs, whose folders are there; returns the table of ``summary.csv``."""
+    scene: Scene, out: Path, summary: pd.DataFrame, lock: dict[str, Any], *, report: bool = True
+) -> None:
+    """Write what is made from all runs, whose folders are there; ``summary`` is the table of ``summary.csv``."""
     experiment = scene.experiment
-    summary = pd.DataFrame([{k: v for k, v in s.items() if k != "peak"} for s in summaries])
-    summary = summary.fillna(value=math.nan).infer_objects()
-    order = {policy.label: i for i, policy in enumerate(experiment.policies)}
-    traces = {trace.name: i for i, trace in enumerate(experiment.traces)}
-    summary = summary.sort_values(
-        by=["trace", "policy", "seed"],
-        key=lambda column: column.map({**traces, **order}) if column.name != "seed" else column,
-        ignore_index=True,
-    )
     write_atomically(out / "summary.csv", summary.to_csv(index=False).encode())
     if not report:
-        return summary
+        return
     aggregate = metrics.aggregate(summary)
     for name, figure in _figures(scene, out, aggregate):
         plots.save(figure, out / "figures", name)
@@ -52,7 +42,6 @@ def conclude(
         facts=_facts(scene),
         notes=[experiment.description] if experiment.description else [],
     )
-    return summary
 
 
 def _timelines(experiment: Experiment, out: Path, trace: TraceConfig) -> dict[str, list[pd.DataFrame]]:

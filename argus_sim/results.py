@@ -18,11 +18,10 @@ import pandas as pd
 from argus_sim.errors import InputError, did_you_mean
 from argus_sim.experiment import Experiment
 from argus_sim.intervals import KEYS, aggregate, compare, paired
+from argus_sim.lockfile import LOCK
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-LOCK = "experiment.lock.yaml"
 
 
 @dataclass(frozen=True)
@@ -33,11 +32,13 @@ class Results:
         folder: Where it is.
         experiment: What was run.
         summary: One row per run, the columns of ``summary.csv``.
+        by_point: Of a sweep: the same with traces named by their point, which is what is averaged.
     """
 
     folder: Path
     experiment: Experiment
     summary: pd.DataFrame
+    by_point: pd.DataFrame | None = None
 
     @classmethod
     def load(cls, folder: str | Path) -> Results:
@@ -56,7 +57,7 @@ class Results:
     @cached_property
     def aggregate(self) -> pd.DataFrame:
         """A row per policy and trace: means, and half-widths of 95 % intervals over seeds."""
-        return aggregate(self.summary)
+        return aggregate(self.summary if self.by_point is None else self.by_point)
 
     @cached_property
     def outcomes(self) -> pd.DataFrame:

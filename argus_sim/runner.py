@@ -8,18 +8,15 @@ Nothing that is written depends on the clock, the machine or the number of proce
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
-import platform
 import shutil
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import version
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -29,17 +26,15 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from argus_sim import metrics
+from argus_sim import metrics, sweep
 from argus_sim.conclude import conclude
 from argus_sim.errors import InputError
-from argus_sim.experiment import Experiment, PolicyConfig, TraceConfig, expand, is_lock
+from argus_sim.experiment import Experiment, PolicyConfig, TraceConfig
+from argus_sim.lockfile import LOCK, make_lock
 from argus_sim.report import write_atomically
-from argus_sim.results import LOCK, Results
+from argus_sim.results import Results
 from argus_sim.simulate import Scene, forget, hindsight, simulate
-from argus_sim.trace import Trace, find_trace
-
-#: Libraries whose version can change a result's bytes.
-_LIBRARIES = ("argus-sim", "numpy", "scipy", "pandas", "pyarrow", "simpy", "scikit-learn", "matplotlib")
+from argus_sim.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -82,7 +77,7 @@ def run_experiment(
         out: The folder for the results; an earlier run's folder is replaced.
         jobs: Processes; as many as there are cores by default.
         resume: Keep the finished runs of the folder; it must be of the same experiment.
-        report: Draw the figures and write the report as well.
+        report: Draw the figures and write the report as well; of a sweep they always are.
         digests: Those of a lock file; the inputs must still have them.
         on_start: Told how many runs there are, and how many of them are done.
         on_run: Told of each run as it ends.
@@ -92,25 +87,36 @@ def run_experiment(
     """
     _forget()
     scene = Scene.of(experiment)
-    lock = make_lock(scene)
+    points = {point.name: Scene.of(point.experiment) for point in experiment.points()}
+    lock = make_lock(scene, points)
     for name, digest in (digests or {}).items():
         if lock["inputs"].get(name) != digest:
             raise InputError(f"{name} is not what the lock file was made with; its content has changed")
-    rehearse(scene)
+    scenes = {out / name: point for name, point in points.items()} or {out: scene}
+    for each in scenes.values():
+        rehearse(each)
     _prepare(out, lock, resume)
+    tasks = [(s.experiment, run, folder) for folder, s in scenes.items() for run in runs_of(s.experiment)]
     todo, summaries = [], {}
-    for run in runs_of(experiment):
-        done = run.folder(out) / "summary.json"
+    for task in tasks:
+        _, run, folder = task
+        done = run.folder(folder) / "summary.json"
         if resume and done.exists():
-            summaries[run.folder(out)] = json.loads(done.read_text("utf-8"))
+            summaries[run.folder(folder)] = json.loads(done.read_text("utf-8"))
         else:
-            todo.append(run)
-    on_start(len(todo) + len(summaries), len(summaries))
-    for run, summary in _run_all(experiment, todo, out, jobs or os.cpu_count() or 1):
-        summaries[run.folder(out)] = summary
+            todo.append(task)
+    on_start(len(tasks), len(summaries))
+    for (_, run, folder), summary in _run_all(todo, jobs or os.cpu_count() or 1):
+        summaries[run.folder(folder)] = summary
         on_run(run, summary)
-    table = conclude(scene, out, [summaries[run.folder(out)] for run in runs_of(experiment)], lock, report=report)
-    return Results(out, experiment, table)
+    tables = {
+        folder: _summary(s, [summaries[run.folder(folder)] for run in runs_of(s.experiment)])
+        for folder, s in scenes.items()
+    }
+    if points:
+        return sweep.finish(experiment, out, {p: tables[out / p] for p in points}, points, lock)
+    conclude(scene, out, tables[out], lock, report=report)
+    return Results(out, experiment, tables[out])
 
 
 def rehearse(scene: Scene) -> None:
@@ -136,49 +142,6 @@ def rehearse(scene: Scene) -> None:
         scene.trace(config, experiment.seed)
     for policy in experiment.policies:
         scene.policy(policy, experiment.seed)
-
-
-def make_lock(scene: Scene) -> dict[str, Any]:
-    """The content of ``experiment.lock.yaml``: the resolved experiment, versions, and digests of its inputs."""
-    experiment = scene.experiment
-    inputs = {f"profile {scene.profile.name}": scene.profile.digest()}
-    for trace in experiment.traces:
-        if trace.file is not None:
-            where = f"experiment {experiment.name!r}: trace {trace.name!r}"
-            path = expand(trace.file, where=where)
-            path = find_trace(path) if trace.format is None else path
-            try:
-                inputs[f"trace {trace.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
-            except FileNotFoundError:
-                raise InputError(f"{path}: no such file", where=where) from None
-            except OSError as error:
-                raise InputError(f"{path} cannot be read: {error.strerror}", where=where) from None
-    return {
-        "experiment": experiment.model_dump(mode="json"),
-        "inputs": inputs,
-        "versions": versions(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """What a result's bytes can depend on beside its inputs."""
-    return {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}}
-
-
-@dataclass(frozen=True)
-class Lock:
-    """What a lock file says beside the experiment; empty of an experiment's own file."""
-
-    inputs: dict[str, str]
-    versions: dict[str, str]
-
-
-def read_lock(path: Path) -> Lock:
-    """The digests of the inputs and the versions of the libraries that a lock file was made with."""
-    data = yaml.safe_load(path.read_text("utf-8"))
-    if not is_lock(data):
-        return Lock({}, {})
-    return Lock(data.get("inputs") or {}, data["versions"] or {})
 
 
 def _prepare(out: Path, lock: dict[str, Any], resume: bool) -> None:
@@ -207,23 +170,25 @@ def _prepare(out: Path, lock: dict[str, Any], resume: bool) -> None:
 # -- the runs ----------------------------------------------------------------------------------------------
 
 
-def _run_all(
-    experiment: Experiment, runs: list[Run], out: Path, jobs: int
-) -> Iterator[tuple[Run, dict[str, Any]]]:
-    if jobs == 1 or len(runs) <= 1:
-        for run in runs:
-            yield run, run_one(experiment, run, out)
+#: A run of an experiment, and the folder of that experiment's results.
+_Task = tuple[Experiment, Run, Path]
+
+
+def _run_all(tasks: list[_Task], jobs: int) -> Iterator[tuple[_Task, dict[str, Any]]]:
+    if jobs == 1 or len(tasks) <= 1:
+        for task in tasks:
+            yield task, run_one(*task)
         return
     # Fresh interpreters rather than forks: forking a process with threads (Arrow's, BLAS') can deadlock.
-    processes = min(jobs, len(runs))
+    processes = min(jobs, len(tasks))
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_end_at_interrupt) as pool:
-        pending: dict[Future[dict[str, Any]], Run] = {}
-        waiting = iter(runs)
+        pending: dict[Future[dict[str, Any]], _Task] = {}
+        waiting = iter(tasks)
         try:
             while True:
                 # A few at a time: a failure or Ctrl-C then leaves little to wait for.
-                for run in islice(waiting, 2 * jobs - len(pending)):
-                    pending[pool.submit(run_one, experiment, run, out)] = run
+                for task in islice(waiting, 2 * jobs - len(pending)):
+                    pending[pool.submit(run_one, *task)] = task
                 if not pending:
                     return
                 for future in wait(pending, return_when=FIRST_COMPLETED).done:
@@ -314,3 +279,20 @@ def _no_nan(value: Any) -> Any:
     if isinstance(value, list):
         return [_no_nan(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+# -- what is made from all runs ----------------------------------------------------------------------------
+
+
+def _summary(scene: Scene, summaries: list[dict[str, Any]]) -> pd.DataFrame:
+    """The table of ``summary.csv``, by trace and policy as the experiment has them."""
+    experiment = scene.experiment
+    summary = pd.DataFrame([{k: v for k, v in s.items() if k != "peak"} for s in summaries])
+    summary = summary.fillna(value=math.nan).infer_objects()
+    order = {policy.label: i for i, policy in enumerate(experiment.policies)}
+    traces = {trace.name: i for i, trace in enumerate(experiment.traces)}
+    return summary.sort_values(
+        by=["trace", "policy", "seed"],
+        key=lambda column: column.map({**traces, **order}) if column.name != "seed" else column,
+        ignore_index=True,
+    )

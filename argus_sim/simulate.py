@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 
 from argus_sim.arrivals import generate
 from argus_sim.core import affinity
-from argus_sim.core.bound import Bound, least_work_s, quality_bound
-from argus_sim.core.catalog import Catalog
+from argus_sim.core.bound import Bound, least_work_s, pooled_work_s, quality_bound
+from argus_sim.core.catalog import Catalog, Kind
 from argus_sim.core.engine import Engine
 from argus_sim.domain import Outcome
 from argus_sim.errors import InputError
@@ -22,9 +23,11 @@ from argus_sim.importers import import_trace
 from argus_sim.policies import registry
 from argus_sim.policies.base import Policy, Setup
 from argus_sim.profile import Profile
+from argus_sim.profile_changes import ProfileChanges
 from argus_sim.profile_import import import_profile
 from argus_sim.provenance import Provenance
 from argus_sim.record import RunRecord
+from argus_sim.sections import PerfectPredictor
 from argus_sim.simulation import faults
 from argus_sim.simulation.cluster import SimulatedCluster
 from argus_sim.simulation.discriminator import Discriminator
@@ -37,27 +40,40 @@ from argus_sim.workload import Workload, stream
 
 @dataclass(frozen=True)
 class Scene:
-    """What an experiment plays with, loaded: its profile and what follows from it."""
+    """What an experiment plays with, loaded: its profile and what follows from it.
+
+    Attributes:
+        kinds: Of GPUs, where the cluster has kinds of its own.
+        lessons: What predictors learn from, if not ``profile``: the same qualities, whatever the latencies are.
+    """
 
     experiment: Experiment
     profile: Profile
     catalog: Catalog
     slo_s: float
+    kinds: tuple[Kind, ...] = ()
+    lessons: Profile | None = None
 
     @classmethod
     def of(cls, experiment: Experiment) -> Scene:
-        """Load the profile; :class:`InputError` says what is wrong with it."""
+        """Load the profiles; :class:`InputError` says what is wrong with them.
+
+        Raises:
+            InputError: A profile is not there or not sound, or has not the variants that it must have.
+        """
         profile = _profile(experiment)
-        catalog = Catalog.of(profile)
+        kinds = tuple(_kind(experiment, k) for k in range(len(experiment.cluster.kinds)))
+        catalog = Catalog.of(profile, kinds, where=f"experiment {experiment.name!r}: cluster.kinds")
         slo = experiment.slo
-        base_s = catalog.mean_s[catalog.base][catalog.batch_sizes[catalog.base][0]]
-        return cls(experiment, profile, catalog, slo.seconds or slo.multiplier * base_s)
+        base_s = profile.latency(profile.base, 1).mean_s
+        slo_s = slo.seconds or slo.multiplier * base_s
+        return cls(experiment, profile, catalog, slo_s, kinds, _lessons(experiment))
 
     @property
     def capacity_per_s(self) -> float:
         """Images/s that the whole cluster serves at the base variant."""
-        return self.experiment.cluster.workers * self.catalog.throughput_per_s(
-            self.catalog.base, limit_s=self.slo_s
+        return self.catalog.cluster_throughput_per_s(
+            self.catalog.base, self.experiment.cluster.workers, limit_s=self.slo_s
         )
 
     def trace(self, config: TraceConfig, seed: int) -> Trace:
@@ -92,16 +108,22 @@ class Scene:
         experiment = self.experiment
         kinds = [(p, registry.find(p.name, where=f"policy {p.label!r}")) for p in experiment.policies]
         judged = [config.label for config, kind in kinds if kind.review is not Policy.review]
+        hardware = [
+            (f"kind {kind.name}: {table}", part)
+            for kind in self.kinds
+            for table in ("latency", "loads")
+            for part in kind.hardware.provenance_of(table)
+        ]
         if not judged:
-            return []
+            return hardware
         model = (
             f"Gaussian copula, correlation {experiment.cluster.discriminator.correlation:g} with relative quality"
         )
         source = f"argus_sim.simulation.discriminator ({model}; assumed), seed of the run"
-        return [(f"discriminator of {', '.join(judged)}", Provenance(kind="synthetic", source=source))]
+        return [*hardware, (f"discriminator of {', '.join(judged)}", Provenance(kind="synthetic", source=source))]
 
-    def policy(self, config: PolicyConfig, seed: int) -> Policy:
-        """A fresh policy, knowing what a policy may know."""
+    def policy(self, config: PolicyConfig, seed: int, trace: Trace | None = None) -> Policy:
+        """A fresh policy, knowing what a policy may know; the trace is for a perfect forecast."""
         experiment = self.experiment
         where = f"experiment {experiment.name!r}: policy {config.label!r}"
         kind = registry.find(config.name, where=where)
@@ -110,7 +132,8 @@ class Scene:
             workers=experiment.cluster.workers,
             slo_s=self.slo_s,
             rng=stream(seed, "policy"),
-            predictor=_predictor(self.profile, config.predictor),
+            predictor=_predictor(self.lessons or self.profile, config.predictor, seed),
+            future_s=None if config.forecast == "own" or trace is None else trace.arrival_s,
         )
         return kind(setup, registry.parameters(kind, config.params, where=where))
 
@@ -137,7 +160,7 @@ def simulate(
     workload = Workload.of(trace, profile, scene.slo_s, rng("prompts"))
     engine = Engine(
         scene.catalog,
-        scene.policy(policy_config, seed),
+        scene.policy(policy_config, seed, trace),
         workload.requests(),
         cluster.workers,
         drop=experiment.drop_rule,
@@ -154,8 +177,8 @@ def simulate(
     host = SimulatedCluster(
         engine,
         workload.arrival_s + cluster.dispatch_s,
-        ServiceTimes.of(profile, len(trace), rng("service")),
-        LoadTimes(profile, rng("loads")),
+        ServiceTimes.of(profile, len(trace), rng("service"), scene.kinds),
+        LoadTimes(profile, rng("loads"), scene.kinds),
         None if similarity is None else SimulatedCache(cluster.cache, similarity, deepest, rng("cache")),
         discriminator(),
         env=env,
@@ -171,17 +194,21 @@ def hindsight(scene: Scene, trace: Trace, seed: int) -> Bound:
     """What no policy can exceed in :func:`simulate` with the same trace and seed."""
     cluster = scene.experiment.cluster
     workload = Workload.of(trace, scene.profile, scene.slo_s, stream(seed, "prompts"))
-    service = ServiceTimes.of(scene.profile, len(trace), stream(seed, "service"))
+    service = ServiceTimes.of(scene.profile, len(trace), stream(seed, "service"), scene.kinds)
     # A worker that is sped up for a while may do everything at that speed.
     fastest = min([1.0, *(f.factor for f in cluster.faults if isinstance(f, faults.Slowdown))])
-    work_s = least_work_s(service.times_s, (scene.slo_s - cluster.dispatch_s) / fastest) * fastest
+    limit_s = (scene.slo_s - cluster.dispatch_s) / fastest
+    work_s, workers = pooled_work_s(
+        [least_work_s(times_s, limit_s) * fastest for times_s in service.kinds],
+        [kind.workers for kind in scene.kinds] or [cluster.workers],
+    )
     return quality_bound(
         workload.arrival_s + cluster.dispatch_s,
         workload.deadline_s,
         workload.prompt,
         scene.profile.relative_quality(),
         work_s,
-        cluster.workers,
+        workers,
         draw=np.array(service.draw, dtype=np.int64),
     )
 
@@ -225,10 +252,37 @@ def forget() -> None:
     """Read profiles anew from now on: their files may have changed."""
     _load_profile.cache_clear()
     _import_profile.cache_clear()
+    _changed.cache_clear()
+    _predictors.cache_clear()
 
 
 def _profile(experiment: Experiment) -> Profile:
     where = f"experiment {experiment.name!r}: profile"
+    return _changed(_original(experiment, where), experiment.profile_changes, where)
+
+
+def _lessons(experiment: Experiment) -> Profile:
+    """The profile with changes to its qualities alone: often the same for many points of a sweep."""
+    where = f"experiment {experiment.name!r}: profile"
+    changes = ProfileChanges(quality_spread=experiment.profile_changes.quality_spread)
+    return _changed(_original(experiment, where), changes, where)
+
+
+def _kind(experiment: Experiment, index: int) -> Kind:
+    """A kind of GPUs: a profile of its own or the experiment's, at its speed."""
+    config = experiment.cluster.kinds[index]
+    where = f"experiment {experiment.name!r}: cluster.kinds.{index}"
+    if config.profile is None:
+        hardware = _original(experiment, where)
+    else:
+        hardware = _load_profile(str(expand(config.profile, where=where)))
+    hardware = _changed(hardware, experiment.profile_changes, where)
+    hardware = _changed(hardware, ProfileChanges(latency_factor=1.0 / config.speed), where)
+    return Kind(config.name, config.workers, hardware)
+
+
+def _original(experiment: Experiment, where: str) -> Profile:
+    """The experiment's profile before any changes."""
     if isinstance(experiment.profile, str):
         return _load_profile(str(expand(experiment.profile, where=where)))
     config = experiment.profile
@@ -250,6 +304,22 @@ def _import_profile(format: str, file: str, options: tuple[tuple[str, object], .
     return profile
 
 
+@lru_cache(maxsize=32)
+def _changed(profile: Profile, changes: ProfileChanges, where: str) -> Profile:
+    try:
+        return changes.apply(profile)
+    except InputError as error:
+        raise InputError(str(error), where=where) from None
+
+
+def _predictor(
+    profile: Profile, config: Literal["text", "perfect"] | PerfectPredictor, seed: int
+) -> affinity.QualityPredictor:
+    if isinstance(config, str):
+        return _predictors(profile, config)
+    return affinity.blurred(profile, config.accuracy, stream(seed, "predictor"))
+
+
 @lru_cache(maxsize=16)
-def _predictor(profile: Profile, kind: str) -> affinity.QualityPredictor:
+def _predictors(profile: Profile, kind: str) -> affinity.QualityPredictor:
     return affinity.PREDICTORS[kind](profile)

@@ -14,7 +14,7 @@ from argus_sim.trace import Trace
 
 #: Purposes that random numbers are drawn for. Each has a stream of its own, so that what one draws never
 #: changes what another gets; the number of a purpose is part of what a seed means, so new ones go at the end.
-STREAMS = ("arrivals", "prompts", "service", "loads", "cache", "faults", "policy", "discriminator")
+STREAMS = ("arrivals", "prompts", "service", "loads", "cache", "faults", "policy", "discriminator", "predictor")
 
 
 def stream(seed: int, purpose: str) -> np.random.Generator:

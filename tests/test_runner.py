@@ -17,15 +17,16 @@ import pandas as pd
 import pytest
 import yaml
 
-from argus_sim import metrics, runner
+from argus_sim import metrics
 from argus_sim.errors import InputError
 from argus_sim.experiment import Experiment
+from argus_sim.lockfile import LOCK, make_lock, read_lock, versions
 from argus_sim.metrics import METRICS
-from argus_sim.results import LOCK
-from argus_sim.runner import Run, make_lock, read_lock, run_experiment, runs_of
+from argus_sim.runner import Run, run_experiment, runs_of
 from argus_sim.simulate import Scene
 from tests.make_experiment import content, write_experiment
 
+FILES = ("outcomes.parquet", "timeline.parquet", "events.json", "summary.json")
 RUNS = [
     f"{policy}/{trace}/{seed}" for policy in ("static", "argus") for trace in ("rush", "file") for seed in (3, 4)
 ]
@@ -70,9 +71,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 def test_layout(finished: Path) -> None:
     names = set(tree(finished / "out"))
     for run in RUNS:
-        assert {
-            f"{run}/{name}" for name in ("outcomes.parquet", "timeline.parquet", "events.json", "summary.json")
-        } <= names
+        assert {f"{run}/{name}" for name in FILES} <= names
     assert {LOCK, "summary.csv", "report.html"} <= names
     figures = {name.removeprefix("figures/") for name in names if name.startswith("figures/")}
     assert {f"timeline-{trace}.{kind}" for trace in ("rush", "file") for kind in ("png", "svg")} <= figures
@@ -177,7 +176,7 @@ def test_lock_file(experiment: Experiment, finished: Path) -> None:
     assert lock["experiment"] == experiment.model_dump(mode="json")
     assert set(lock["inputs"]) == {"profile test", "trace file"}  # what is generated is in the experiment itself
     assert lock["versions"]["argus-sim"]
-    assert read_lock(finished / "out" / LOCK).versions == runner.versions()
+    assert read_lock(finished / "out" / LOCK).versions == versions()
     assert read_lock(finished / "small.yaml").inputs == {}
 
 

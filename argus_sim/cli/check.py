@@ -91,21 +91,35 @@ def _yaml(path: Path) -> Found:
     """An experiment, or the specification of a trace."""
     from argus_sim import runner
     from argus_sim.arrivals import generate_file
-    from argus_sim.experiment import Experiment, read_yaml
+    from argus_sim.experiment import Experiment
+    from argus_sim.settings import read_yaml
     from argus_sim.simulate import Scene
 
     if "arrivals" in read_yaml(path):
         return _trace(generate_file(path))._replace(kind="specification of a trace")
     experiment = Experiment.load(path)
     scene = Scene.of(experiment)
-    runner.rehearse(scene)
+    points = experiment.points()
+    scenes = [Scene.of(point.experiment) for point in points] or [scene]
+    for each in scenes:
+        runner.rehearse(each)
     per_min = 60.0 * scene.capacity_per_s
-    runs = len(runner.runs_of(experiment))
+    runs = sum(len(runner.runs_of(each.experiment)) for each in scenes)
+    size = (
+        f"{len(experiment.policies)} policies x {len(experiment.traces)} traces x {experiment.replications} seeds"
+    )
     facts = [
-        f"{runs} runs: {len(experiment.policies)} policies x {len(experiment.traces)} traces x "
-        f"{experiment.replications} seeds",
+        f"{runs} runs: {size}" if not points else f"{runs} runs: {len(points)} points of a sweep x up to {size}",
         f"{experiment.cluster.workers} workers serve {per_min:,.1f} images/min at the base variant; "
         f"the SLO is {scene.slo_s:.4g} s",
+    ]
+    facts += [
+        f"sweep over {name}: {', '.join(axis.labelled)}"
+        for name, axis in (experiment.sweep.axes.items() if experiment.sweep is not None else ())
+    ]
+    facts += [
+        f"kind {kind.name}: {kind.workers} workers, base variant {timings.mean_s[scene.catalog.base][1]:.4g} s"
+        for kind, timings in zip(scene.kinds, scene.catalog.kinds, strict=False)
     ]
     for config in experiment.traces:
         trace = scene.trace(config, experiment.seed)

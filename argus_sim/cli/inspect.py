@@ -80,7 +80,7 @@ def watch(
     from rich.live import Live
 
     from argus_sim.experiment import Experiment
-    from argus_sim.results import LOCK
+    from argus_sim.lockfile import LOCK
 
     lock = run / LOCK
     if not lock.is_file():

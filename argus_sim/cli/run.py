@@ -19,8 +19,9 @@ from argus_sim.errors import InputError, did_you_mean
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from argus_sim.lockfile import Lock
     from argus_sim.results import Results
-    from argus_sim.runner import Lock, Run
+    from argus_sim.runner import Run
     from argus_sim.simulate import Scene
 
 app = typer.Typer()
@@ -94,7 +95,7 @@ def _run(
     begun: list[Path],
 ) -> tuple[Scene, Results]:
     """Run with progress; ``begun`` gets the folder as soon as there is something in it to go on from."""
-    from argus_sim import runner
+    from argus_sim import lockfile, runner
     from argus_sim.experiment import Experiment
     from argus_sim.simulate import Scene
 
@@ -102,7 +103,7 @@ def _run(
     changes = [*settings, *([f"replications={seeds}"] if seeds else [])]
     experiment = Experiment.load(path, changes)
     folder = out or Path("runs") / experiment.name
-    lock = runner.read_lock(path)
+    lock = lockfile.read_lock(path)
     _note_differences(lock, changed=bool(changes), quiet=quiet)
     with _progress(quiet) as progress:
 
@@ -141,9 +142,9 @@ def find_experiment(name_or_path: str) -> Path:
 
 def _note_differences(lock: Lock, *, changed: bool, quiet: bool) -> None:
     """A lock file promises the same bytes only from the same libraries."""
-    from argus_sim import runner
+    from argus_sim import lockfile
 
-    now = runner.versions()
+    now = lockfile.versions()
     other = [
         f"{name} {was} (here {now.get(name)})" for name, was in lock.versions.items() if now.get(name) != was
     ]
@@ -156,7 +157,7 @@ def _note_differences(lock: Lock, *, changed: bool, quiet: bool) -> None:
 def _how_to_go_on(begun: list[Path]) -> str:
     if not begun:
         return "nothing was written"
-    from argus_sim.results import LOCK
+    from argus_sim.lockfile import LOCK
 
     folder = begun[0]
     command = f"argus-sim run {shlex.quote(str(folder / LOCK))} --out {shlex.quote(str(folder))} --resume"
@@ -260,6 +261,9 @@ def _conclude(scene: Scene, results: Results, *, as_json: bool) -> None:
     from argus_sim import report
     from argus_sim.cli import tables
 
+    if scene.experiment.sweep is not None:
+        _conclude_sweep(scene, results, as_json=as_json)
+        return
     peak = tables.peak(results.folder, results.summary)
     basis = tables.basis(scene)
     found = report.findings(results.summary)
@@ -284,3 +288,26 @@ def _conclude(scene: Scene, results: Results, *, as_json: bool) -> None:
         output.say(sentence)
     output.say(tables.basis_sentence(basis))
     output.say(f"Results: {results.folder / 'report.html'}, and beside it the figures, summary.csv and all runs.")
+
+
+def _conclude_sweep(scene: Scene, results: Results, *, as_json: bool) -> None:
+    from argus_sim.cli import tables
+
+    if as_json:
+        output.show_json(
+            {
+                "experiment": scene.experiment.name,
+                "folder": results.folder,
+                "runs": results.summary.to_dict("records"),
+                "provenance": tables.basis(scene),
+            }
+        )
+        return
+    output.say("Quality yield / SLO violations (%), means over seeds:")
+    for trace, table in tables.axis_tables(scene.experiment, results.summary):
+        output.say()
+        output.say(f"On {trace}:")
+        output.show(table)
+    output.say()
+    output.say(tables.basis_sentence(tables.basis(scene)))
+    output.say(f"Results: {results.folder / 'report.html'}, and beside it a folder for each point of the sweep.")

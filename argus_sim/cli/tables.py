@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +17,16 @@ from rich.text import Text
 from argus_sim import metrics
 from argus_sim.errors import InputError, did_you_mean
 from argus_sim.intervals import KEYS
+from argus_sim.metrics import METRICS
 from argus_sim.provenance import KINDS, Kind
 from argus_sim.report import HEADLINE
 
 if TYPE_CHECKING:
+    from argus_sim.experiment import Experiment
     from argus_sim.simulate import Scene
+
+#: What the table of an axis shows in a cell.
+_SWEPT = ("quality_yield", "slo_violation_ratio")
 
 #: Columns of the table at the peak: heading, and the metric that says how to print it.
 _PEAK = {
@@ -45,6 +52,14 @@ def read_summary(run: Path) -> pd.DataFrame:
         summary = pd.read_csv(path, dtype={"policy": "str", "trace": "str"})
     except ValueError as error:
         raise InputError(f"not a summary: {error}", where=str(path)) from None
+    columns = list(summary.columns)
+    other = columns[: columns.index("policy")] if "policy" in columns else []
+    if other:
+        example = next(iter(sorted(p.parent.name for p in path.parent.glob("*=*/summary.csv"))), "AXIS=VALUE")
+        raise InputError(
+            f"has a sweep over {', '.join(other)}; choose one point of it, e.g. {path.parent / example}",
+            where=str(path),
+        )
     missing = [key for key in KEYS if key not in summary]
     if missing:
         raise InputError(f"not a summary: it has no column {', '.join(missing)}", where=str(path))
@@ -64,6 +79,29 @@ def peak(folder: Path, summary: pd.DataFrame) -> pd.DataFrame:
             {"policy": policy, "trace": trace, "seed": seed, **{name: run["peak"][name] for name in _PEAK}}
         )
     return metrics.aggregate(pd.DataFrame(rows).astype(dict.fromkeys(_PEAK, "float64")))
+
+
+def axis_tables(experiment: Experiment, summary: pd.DataFrame) -> Iterator[tuple[str, Table]]:
+    """For each axis of a sweep and each trace: quality yield and SLO violations by value (rows) and policy."""
+    from argus_sim import sweep
+
+    assert experiment.sweep is not None
+    for axis in experiment.sweep.axes:
+        means = sweep.of_axis(experiment, summary, axis)
+        for trace, rows in means.groupby("trace", sort=False):
+            table = Table(box=box.MINIMAL, padding=0, show_edge=False)
+            table.add_column(axis, no_wrap=True)
+            policies = list(dict.fromkeys(rows["policy"]))
+            for policy in policies:
+                table.add_column(policy, justify="right")
+            for value, of_value in rows.groupby("value", sort=False):
+                by_policy = of_value.set_index("policy")
+                cells = [
+                    " / ".join(METRICS[name].text(by_policy[name].get(policy, math.nan)) for name in _SWEPT)
+                    for policy in policies
+                ]
+                table.add_row(Text(str(value)), *map(Text, cells))
+            yield str(trace), table
 
 
 def peak_table(peaks: pd.DataFrame, aggregate: pd.DataFrame) -> Table:

@@ -99,4 +99,20 @@ def perfect(profile: Profile) -> QualityPredictor:
     return QualityPredictor(quality, train, quality[train])
 
 
+def blurred(profile: Profile, accuracy: float, rng: np.random.Generator) -> QualityPredictor:
+    r"""Knows the quality of prompts, but confuses them: past the oracle boundary, as :func:`perfect`.
+
+    .. math:: \hat q_p = \bar q + a\,(q_p - \bar q) + \sqrt{1 - a^2}\,(q_{\pi(p)} - \bar q)
+
+    with a random permutation of the prompts: predictions have the mean and spread of the true qualities and a
+    correlation with them of ``accuracy``, on average over permutations.
+    """
+    truth = profile.relative_quality()
+    mean = truth.mean(axis=0)
+    stranger = truth[rng.permutation(len(truth))]
+    predicted = mean + accuracy * (truth - mean) + np.sqrt(1.0 - accuracy**2) * (stranger - mean)
+    train = np.flatnonzero(profile.is_train)
+    return QualityPredictor(predicted, train, truth[train])
+
+
 PREDICTORS = {"text": from_text, "perfect": perfect}

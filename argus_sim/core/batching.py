@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from array import array
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from argus_sim.core.catalog import Catalog
+from argus_sim.core.catalog import Timings
 from argus_sim.domain import VariantId
 
 
@@ -31,21 +31,27 @@ class BatchFormer:
     Late heads are dropped one by one until the first that fits (Nexus' early drop: without it, under overload,
     every batch would run for requests that are about to be late). While no more than one full batch waits,
     the batch is made smaller before anything is dropped: there is nothing else that the worker could do.
+
+    Args:
+        timings: Of the workers that the batches are for.
+        rule: What is dropped.
+        arrival_s, deadline_s: Columns of the requests.
+        drop: Told of each row that is dropped.
     """
 
-    __slots__ = ("_catalog", "_drop", "_limit_s", "_margin_s")
+    __slots__ = ("_drop", "_limit_s", "_margin_s", "_timings")
 
     def __init__(
         self,
-        catalog: Catalog,
+        timings: Timings,
         rule: DropRule,
         arrival_s: array[float],
         deadline_s: array[float],
         drop: Callable[[int], None],
     ) -> None:
-        self._catalog = catalog
+        self._timings = timings
         self._drop = drop
-        self._margin_s = catalog.p99_s if rule.kind == "late" else tuple((0.0,) * len(b) for b in catalog.p99_s)
+        self._margin_s = timings.p99_s if rule.kind == "late" else tuple((0.0,) * len(b) for b in timings.p99_s)
         #: By when a request must have finished (late) or started (factor); None where it does not matter.
         self._limit_s: Callable[[int], float] | None = None
         if rule.kind == "late":
@@ -81,7 +87,7 @@ class BatchFormer:
         limit_s: Callable[[int], float],
         margin_s: tuple[float, ...],
     ) -> list[int]:
-        fit, full = self._catalog.fit[variant], self._catalog.max_batch[variant]
+        fit, full = self._timings.fit[variant], self._timings.max_batch[variant]
         overloaded = len(queue) > full
         rows: list[int] = []
         while queue and len(rows) < size:
@@ -95,3 +101,64 @@ class BatchFormer:
         runnable = size if len(rows) >= size else fit[len(rows)]
         queue.extendleft(reversed(rows[runnable:]))
         return rows[:runnable]
+
+
+class YieldingFormer(BatchFormer):
+    """For clusters of several kinds: what is too late for these workers but not for faster ones stays.
+
+    Without it, a slow worker that falls free would drop what a fast one could still do.
+
+    Args:
+        least_s: By variant, how long a single request takes (99th percentile) on the fastest kind that serves it.
+    """
+
+    __slots__ = ("_aside", "_deadline_s", "_least_s", "_lost", "_now_s", "_variant")
+
+    def __init__(
+        self,
+        timings: Timings,
+        rule: DropRule,
+        arrival_s: array[float],
+        deadline_s: array[float],
+        drop: Callable[[int], None],
+        least_s: Sequence[float],
+    ) -> None:
+        super().__init__(timings, rule, arrival_s, deadline_s, self._pass)
+        self._lost = drop
+        self._least_s = least_s
+        self._deadline_s = deadline_s
+        self._aside: list[int] = []
+        self._now_s, self._variant = 0.0, -1
+
+    def take(self, now: float, queue: deque[int], variant: VariantId, size: int) -> list[int]:
+        """As :meth:`BatchFormer.take`, but the queue may not be empty when nothing is returned."""
+        self._now_s, self._variant = now, variant
+        rows = super().take(now, queue, variant, size)
+        if self._aside:
+            queue.extendleft(reversed(self._aside))
+            self._aside.clear()
+            if not rows and size > 1:
+                # A full batch would have been too late for all; one of them alone may not be.
+                return self.take(now, queue, variant, 1)
+        return rows
+
+    def _pass(self, row: int) -> None:
+        least_s = self._least_s[self._variant]
+        if least_s < self._timings.p99_s[self._variant][1] and self._now_s + least_s <= self._deadline_s[row]:
+            self._aside.append(row)
+        else:
+            self._lost(row)
+
+
+def formers(
+    kinds: Sequence[Timings],
+    rule: DropRule,
+    arrival_s: array[float],
+    deadline_s: array[float],
+    drop: Callable[[int], None],
+    least_s: Sequence[float],
+) -> list[BatchFormer]:
+    """One former for each kind of workers; see the classes for the arguments."""
+    if len(kinds) == 1 or rule.kind != "late":
+        return [BatchFormer(kind, rule, arrival_s, deadline_s, drop) for kind in kinds]
+    return [YieldingFormer(kind, rule, arrival_s, deadline_s, drop, least_s) for kind in kinds]

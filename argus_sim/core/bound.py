@@ -95,13 +95,47 @@ def least_work_s(times_s: Sequence[Mapping[int, Sequence[float]]], limit_s: floa
     return np.array(rows)
 
 
+def pooled_work_s(works_s: Sequence[Floats], workers: Sequence[int]) -> tuple[Floats, float]:
+    r"""The least work of requests on workers of several kinds, in a unit that is the same on all of them.
+
+    Count a second of a worker of kind k as :math:`\sigma_k` units. A request then takes at least
+
+    .. math:: w_v(u) = \min_k\ \sigma_k w_{kv}(u)
+
+    units, whoever serves it, and there are :math:`\sum_k \sigma_k N_k` units in a second. That is so for any
+    positive :math:`\sigma`, so each gives a bound. Taken is how much faster than the first kind each of them is,
+    as a geometric mean: exact where a kind is that much faster at everything.
+
+    Args:
+        works_s: By kind: float64[V, U] as from :func:`least_work_s`.
+        workers: By kind: how many there are.
+
+    Returns:
+        The work, float64[V, U], and the workers that there are in that unit; the same as given for one kind.
+    """
+    useful = [k for k, work_s in enumerate(works_s) if np.isfinite(work_s).any()]
+    if len(works_s) == 1 or not useful:
+        return works_s[0], workers[0]
+    first = works_s[useful[0]]
+    pooled, units = np.full_like(first, np.inf), 0.0
+    for k in useful:
+        both = np.isfinite(first) & np.isfinite(works_s[k])
+        if both.any():
+            sigma = math.exp(float(np.log(first[both] / works_s[k][both]).mean()))
+        else:
+            sigma = float(first[np.isfinite(first)].min() / works_s[k][np.isfinite(works_s[k])].min())
+        pooled = np.minimum(pooled, sigma * works_s[k])
+        units += sigma * workers[k]
+    return pooled, units
+
+
 def quality_bound(
     arrival_s: Floats,
     deadline_s: Floats,
     prompt: Ints,
     quality: Floats,
     work_s: Floats,
-    workers: int,
+    workers: float,
     *,
     draw: Ints | None = None,
     resolution: int = 1024,
@@ -117,7 +151,7 @@ def quality_bound(
         prompt: int[n], row of ``quality``.
         quality: float64[P, V], what serving a prompt in time by a variant is worth; not negative.
         work_s: float64[V] or float64[V, U], as from :func:`least_work_s`.
-        workers: How many there are.
+        workers: How many there are; a fraction counts as much, see :func:`pooled_work_s`.
         draw: int[n], column of ``work_s``; needed if there are several.
         resolution: How many prices to tell apart, which bounds ``Bound.rounding`` and the time that this takes.
 

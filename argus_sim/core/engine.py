@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from argus_sim.core.batching import BatchFormer, DropRule
+from argus_sim.core.batching import DropRule, formers
 from argus_sim.core.catalog import Catalog
 from argus_sim.core.commands import Command, LookUpCache, Reject
 from argus_sim.core.floor import NOTHING, Floor, PolicyError
@@ -53,7 +53,6 @@ class Engine:
         "_columns",
         "_constant",
         "_fill",
-        "_fit",
         "_known",
         "_next_plan_s",
         "_observe",
@@ -93,7 +92,7 @@ class Engine:
         drop: DropRule | None = None,
         staleness_s: float = 0.0,
     ) -> None:
-        self.catalog = catalog
+        self.catalog = catalog = catalog.up_to(policy.max_batch)
         self.policy = policy
         self.requests = requests
         self.log = log = OutcomeLog(len(requests))
@@ -112,18 +111,20 @@ class Engine:
         self._staleness_s = staleness_s
         self._rejects: list[Command] = []
         drop = drop or DropRule()
+        least_s = [float("inf")] * len(catalog.variants)
         self.floor = Floor(
             catalog,
             policy,
             workers,
-            BatchFormer(catalog, drop, requests.arrival_s, requests.deadline_s, self._drop),
+            formers(catalog.kinds, drop, requests.arrival_s, requests.deadline_s, self._drop, least_s),
+            least_s,
             self._rejects,
             never_drops=drop.kind == "never",
             look=self._look,
         )
         # What the hot paths read, without the detour.
         self.workers, self.queues, self.pools_of = self.floor.workers, self.floor.queues, self.floor.pools_of
-        self._fill, self._fit = self.floor.fill, catalog.fit
+        self._fill = self.floor.fill
         self.view = ClusterView(self)
         self._route = policy.route
         self._constant = None if policy.constant is None else self._learn(policy.constant)
@@ -218,7 +219,7 @@ class Engine:
             if not queue:
                 pool.idle.append(worker)
                 return NOTHING
-            fit = self._fit[pool.variant]
+            fit = pool.fit
             size = fit[len(queue)] if len(queue) < len(fit) else fit[-1]
             batch.variant = pool.variant
             batch.rows = [queue.popleft()] if size == 1 else [queue.popleft() for _ in range(size)]

@@ -29,8 +29,9 @@ class Floor:
         catalog: What variants there are and how long they take.
         policy: Asked for batch sizes, where it has an opinion.
         workers: How many workers there are, all up and empty.
-        former: Forms batches, dropping what is late.
-        rejects: Where ``former`` leaves its commands.
+        formers: Form batches for each kind of workers, dropping what is late.
+        least_s: Kept up to date for them: see :class:`argus_sim.core.batching.YieldingFormer`.
+        rejects: Where they leave their commands.
         never_drops: True when nothing is ever dropped, so that a batch of one needs no forming.
         look: Brings the view up to date and returns it.
     """
@@ -38,7 +39,8 @@ class Floor:
     __slots__ = (
         "_batch",
         "_catalog",
-        "_former",
+        "_formers",
+        "_least_s",
         "_look",
         "_never_drops",
         "_policy",
@@ -56,7 +58,8 @@ class Floor:
         catalog: Catalog,
         policy: Policy,
         workers: int,
-        former: BatchFormer,
+        formers: Sequence[BatchFormer],
+        least_s: list[float],
         rejects: list[Command],
         *,
         never_drops: bool,
@@ -65,15 +68,20 @@ class Floor:
         self._catalog = catalog
         self._policy = policy
         self._batch = policy.batch if type(policy).batch is not Policy.batch else None
-        self._former = former
+        self._formers = formers
+        self._least_s = least_s
         self._rejects = rejects
         self._never_drops = never_drops
         self._look = look
         variants = len(catalog.variants)
-        self.workers = [Worker(index) for index in range(workers)]
+        kind_of = catalog.kind_of or (0,) * workers
+        if len(kind_of) != workers:
+            raise ValueError(f"the catalog has kinds for {len(kind_of)} workers; there are {workers}")
+        self.workers = [Worker(index, kind) for index, kind in enumerate(kind_of)]
         self.queues: list[deque[int]] = [deque() for _ in range(variants)]
         self.pools_of: list[tuple[Pool, ...]] = [()] * variants
-        self._pools: dict[Serves, Pool] = {}
+        #: By what is served and the kind of the workers.
+        self._pools: dict[tuple[Serves, int], Pool] = {}
         #: The last plan applied; None when a worker has come or gone since.
         self.in_force: Plan | None = None
         self.plans: list[PlanRecord] = []
@@ -88,15 +96,16 @@ class Floor:
         """Give work to the idle workers of a pool, as far as there is any."""
         commands: list[Command] = []
         idle = pool.idle
+        left: Serves = ()
         while idle:
             variant, queue = pool.variant, pool.queue
             if queue is None:
-                variant = self._oldest(pool.serves)
+                variant = self._oldest(left or pool.serves)
                 queue = self.queues[variant]
             if not queue:
                 break
             if self._batch is None:
-                fit = self._catalog.fit[variant]
+                fit = pool.fit or pool.timings.fit[variant]
                 size = fit[len(queue)] if len(queue) < len(fit) else fit[-1]
             else:
                 size = self._ask_batch(now, pool, queue, variant, commands)
@@ -105,11 +114,15 @@ class Floor:
             if size == 1 and self._never_drops:
                 rows = [queue.popleft()]
             else:
-                rows = self._former.take(now, queue, variant, size)
+                rows = pool.former.take(now, queue, variant, size)
                 if self._rejects:
                     commands += self._rejects
                     self._rejects.clear()
                 if not rows:
+                    if queue:  # what is left there is for a faster kind
+                        left = tuple(v for v in left or pool.serves if v != variant)
+                        if not left:
+                            break
                     continue
             worker = idle.pop()
             batch = worker.batch
@@ -142,12 +155,13 @@ class Floor:
                 pool.wake_s = answer.until_s
                 commands.append(WakeUp(answer.until_s))
             return 0
-        if not (0 < answer <= len(queue) and answer in self._catalog.batch_sizes[variant]):
-            sizes = ", ".join(map(str, self._catalog.batch_sizes[variant]))
+        batch_sizes = pool.timings.batch_sizes[variant]
+        if not (0 < answer <= len(queue) and answer in batch_sizes):
+            sizes = ", ".join(map(str, batch_sizes))
             raise PolicyError(
                 f"policy {self._policy.name!r} asked for a batch of {answer} of "
                 f"{self._catalog.variants[variant].name!r} with {len(queue)} waiting; profile "
-                f"{self._catalog.name!r} has batch sizes {sizes}"
+                f"{pool.timings.name!r} has batch sizes {sizes}"
             )
         return answer
 
@@ -183,7 +197,7 @@ class Floor:
             worker.loading = True
             worker.model = needed
             return [LoadModel(worker.index, needed)]
-        pool = worker.pool = self._pools[worker.serves]
+        pool = worker.pool = self._pools[worker.serves, worker.kind]
         pool.idle.append(worker)
         return self.fill(now, pool)
 
@@ -220,16 +234,28 @@ class Floor:
             if queue and not pools:
                 orphans += queue
                 queue.clear()
+        if len(self._formers) > 1:
+            # Those that a kind was waited for which is gone would wait for ever.
+            commands += self.wake(now)
         return commands, orphans
 
     def index_pools(self) -> None:
         """Bring the pools in line with what the workers that are up are to serve."""
-        wanted = {worker.serves for worker in self.workers if not worker.down}
-        self._pools = {serves: self._pools.get(serves) or Pool(serves, self.queues) for serves in sorted(wanted)}
+        wanted = {(worker.serves, worker.kind) for worker in self.workers if not worker.down}
+        kinds = self._catalog.kinds
+        self._pools = {
+            key: self._pools.get(key) or Pool(key[0], self.queues, kinds[key[1]], self._formers[key[1]])
+            for key in sorted(wanted)
+        }
         self.pools_of[:] = [
-            tuple(pool for serves, pool in self._pools.items() if variant in serves)
+            tuple(pool for (serves, _), pool in self._pools.items() if variant in serves)
             for variant in range(len(self._catalog.variants))
         ]
+        if len(kinds) > 1:
+            # Whoever is first here gets work first.
+            for v, pools in enumerate(self.pools_of):
+                self.pools_of[v] = tuple(sorted(pools, key=lambda pool, v=v: pool.timings.mean_s[v][1]))  # type: ignore[misc]
+                self._least_s[v] = min((pool.timings.p99_s[v][1] for pool in pools), default=float("inf"))
 
     def _record(self, now: float, plan: Plan) -> None:
         """Keep what changed for the report: repeating the same placement is not an event."""

@@ -6,6 +6,8 @@ import math
 from collections import deque
 from typing import Annotated, Literal, Protocol
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from argus_sim.core.view import ClusterView
@@ -118,3 +120,36 @@ class Demand:
 
     def forecast_per_s(self) -> float:
         return self._forecaster.forecast()
+
+
+class PerfectDemand:
+    """Knows the future: past the oracle boundary, for ablations that say so by name (``forecast: perfect``).
+
+    Takes the place of :class:`Demand`. The forecast is the rate at which requests will arrive in the time that a
+    plan is made for, and a jump is when that leaves the last forecast by more than chance explains.
+
+    Args:
+        future_s: float64[n], sorted: when all requests arrive.
+        period_s: How far to look ahead.
+    """
+
+    def __init__(self, future_s: npt.NDArray[np.float64], period_s: float) -> None:
+        self._future_s = future_s
+        self._period_s = period_s
+        self._rate_per_s = self._next_per_s(0.0)
+
+    def look(self, view: ClusterView) -> bool:
+        """As :meth:`Demand.look`."""
+        rate_per_s = self._next_per_s(view.now_s)
+        mean = self._rate_per_s * self._period_s
+        off = abs(rate_per_s * self._period_s - mean)
+        jumped = off > Demand.SIGMAS * math.sqrt(max(mean, 1.0))
+        self._rate_per_s = rate_per_s
+        return jumped
+
+    def forecast_per_s(self) -> float:
+        return self._rate_per_s
+
+    def _next_per_s(self, now: float) -> float:
+        first, last = np.searchsorted(self._future_s, [now, now + self._period_s], side="right")
+        return float(last - first) / self._period_s

@@ -17,10 +17,17 @@ Row = tuple[float, ...]
 
 
 class Allocation(NamedTuple):
-    """How many workers each level gets, and the load (images/s) that it is to carry."""
+    """How many workers each level gets, and the load (images/s) that it is to carry.
+
+    Attributes:
+        workers: By level.
+        load_per_s: By level.
+        by_kind: The same workers by kind of GPU and level; may be left empty where there is but one kind.
+    """
 
     workers: tuple[int, ...]
     load_per_s: Row
+    by_kind: tuple[tuple[int, ...], ...] = ()
 
     @property
     def share(self) -> Row:
@@ -29,15 +36,8 @@ class Allocation(NamedTuple):
         return tuple(load / total for load in self.load_per_s)
 
 
-@lru_cache(maxsize=4096)
 def allocate(quality: Row, throughput_per_s: Row, workers: int, demand_per_s: float) -> Allocation:
-    r"""The workers per level that carry the demand at the highest mean quality.
-
-    .. math:: \max \sum_l q_l y_l \quad \text{s.t.} \quad \sum_l y_l = D,\ y_l \le \mu_l n_l,\ \sum_l n_l = N
-
-    with integer :math:`n_l`: the artefact's allocation problem with counts in place of a level per worker. A
-    demand beyond the capacity puts all workers on the level with the highest throughput. Among equally good
-    allocations the one with the better levels on spare workers is taken.
+    """The workers per level that carry the demand at the highest mean quality, where all workers are alike.
 
     Args:
         quality: Mean quality of each level.
@@ -45,37 +45,75 @@ def allocate(quality: Row, throughput_per_s: Row, workers: int, demand_per_s: fl
         workers: Number of workers, at least 1.
         demand_per_s: Images/s to serve, positive.
     """
-    levels = len(quality)
-    fastest = max(range(levels), key=lambda i: (throughput_per_s[i], quality[i]))
-    capacity = workers * throughput_per_s[fastest]
+    return allocate_kinds(quality, (throughput_per_s,), (workers,), demand_per_s)
+
+
+@lru_cache(maxsize=4096)
+def allocate_kinds(
+    quality: Row, throughput_per_s: tuple[Row, ...], workers: tuple[int, ...], demand_per_s: float
+) -> Allocation:
+    r"""The workers per level, of each kind, that carry the demand at the highest mean quality.
+
+    .. math:: \max \sum_{kl} q_l y_{kl} \quad \text{s.t.} \quad
+        \sum_{kl} y_{kl} = D,\ y_{kl} \le \mu_{kl} n_{kl},\ \sum_l n_{kl} \le N_k
+
+    with integer :math:`n_{kl}`: the artefact's allocation problem with counts in place of a level per worker. A
+    demand beyond the capacity puts all workers on their level with the highest throughput. Among equally good
+    allocations the one with the better levels on spare workers is taken.
+
+    Args:
+        quality: Mean quality of each level.
+        throughput_per_s: By kind and level: images/s of one worker; 0 for a level that it cannot serve.
+        workers: By kind; at least one in all.
+        demand_per_s: Images/s to serve, positive.
+    """
+    levels, kinds = range(len(quality)), range(len(workers))
+    rate = np.asarray(throughput_per_s)
+    fastest = [max(levels, key=lambda i, k=k: (throughput_per_s[k][i], quality[i])) for k in kinds]  # type: ignore[misc]
+    best = [max(levels, key=lambda i, k=k: (throughput_per_s[k][i] > 0.0, quality[i], -i)) for k in kinds]  # type: ignore[misc]
+    capacity = sum(n * throughput_per_s[k][fastest[k]] for k, n in enumerate(workers))
+    loads, counts = np.zeros(rate.shape), np.zeros(rate.shape, dtype=int)
     if demand_per_s >= capacity:
-        counts = tuple(workers if i == fastest else 0 for i in range(levels))
-        return Allocation(counts, tuple(capacity if i == fastest else 0.0 for i in range(levels)))
+        for k in kinds:
+            loads[k, fastest[k]] = workers[k] * throughput_per_s[k][fastest[k]]
+            counts[k, fastest[k]] = workers[k]
+        return _allocation(counts, loads)
     # Loads in units of one worker at the fastest level, so that tolerances mean the same for 8 and 1000 workers.
-    unit = throughput_per_s[fastest]
+    unit = max(throughput_per_s[k][fastest[k]] for k in kinds)
     load = demand_per_s / unit
-    q = np.asarray(quality)
-    ones, zeros = np.ones(levels), np.zeros(levels)
+    q = np.tile(np.asarray(quality), len(workers))
+    ones, zeros = np.ones(rate.size), np.zeros(rate.size)
+    of_kind = np.kron(np.eye(len(workers)), np.ones(len(quality)))
     result = milp(
         c=np.concatenate([zeros, -q]),
         constraints=[
-            LinearConstraint(np.concatenate([ones, zeros]), -np.inf, workers),
+            LinearConstraint(np.hstack([of_kind, np.zeros_like(of_kind)]), -np.inf, np.asarray(workers)),
             LinearConstraint(np.concatenate([zeros, ones]), load, load),
-            LinearConstraint(
-                np.hstack([-np.diag(np.asarray(throughput_per_s) / unit), np.eye(levels)]), -np.inf, 0
-            ),
+            LinearConstraint(np.hstack([-np.diag(rate.ravel() / unit), np.eye(rate.size)]), -np.inf, 0),
         ],
         integrality=np.concatenate([ones, zeros]),
-        bounds=Bounds(0, np.concatenate([np.full(levels, workers), np.full(levels, np.inf)])),
+        bounds=Bounds(0, np.concatenate([np.repeat(workers, len(quality)), np.full(rate.size, np.inf)])),
         options={"mip_rel_gap": 0.0},
     )
     if result.x is None:
         raise RuntimeError(f"HiGHS found no allocation: {result.message}")
-    loads = np.where(result.x[levels:] > 1e-6 * load, result.x[levels:] * unit, 0.0)
+    found = result.x[rate.size :].reshape(rate.shape)
+    usable = (found > 1e-6 * load) & (rate > 0.0)
+    loads[usable] = found[usable] * unit
     # No more workers than the load needs; the spare ones go to the best level, where they cost nothing.
-    counts = np.ceil(loads / np.asarray(throughput_per_s) - 1e-6).astype(int)
-    counts[int(np.argmax(q))] += workers - counts.sum()
-    return Allocation(tuple(map(int, counts)), tuple(map(float, loads)))
+    counts[usable] = np.ceil(loads[usable] / rate[usable] - 1e-6).astype(int)
+    for k in kinds:
+        counts[k, best[k]] += workers[k] - counts[k].sum()
+    return _allocation(counts, loads)
+
+
+def _allocation(counts: npt.NDArray[np.int_], loads: Floats) -> Allocation:
+    """From counts and loads by kind and level."""
+    return Allocation(
+        tuple(map(int, counts.sum(axis=0))),
+        tuple(map(float, loads.sum(axis=0))),
+        tuple(tuple(map(int, row)) for row in counts),
+    )
 
 
 @lru_cache(maxsize=65536)

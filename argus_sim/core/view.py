@@ -59,6 +59,20 @@ class ClusterView:
     def workers_up(self) -> int:
         return self._engine.workers_up
 
+    def kind(self, worker: int) -> int:
+        """The kind of a worker: its position in ``catalog.kinds``."""
+        return self._engine.workers[worker].kind
+
+    def up_by_kind(self) -> tuple[int, ...]:
+        """How many workers of each kind are up."""
+        kinds = len(self._engine.catalog.kinds)
+        if kinds == 1:
+            return (self.workers_up,)
+        counts = [0] * kinds
+        for worker in self._engine.workers:
+            counts[worker.kind] += not worker.down
+        return tuple(counts)
+
     @property
     def membership(self) -> int:
         """Changes when a worker is lost or joins."""

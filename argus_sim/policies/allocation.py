@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from argus_sim.core.forecast import Demand, EwmaForecast, Forecast
-from argus_sim.core.solvers import Allocation, allocate
+from argus_sim.core.forecast import Demand, EwmaForecast, Forecast, PerfectDemand
+from argus_sim.core.solvers import Allocation, Row, allocate, allocate_kinds
 from argus_sim.core.view import ClusterView
 from argus_sim.domain import VariantId
 from argus_sim.policies.base import Params, Plan, Policy, Route, Serves, Setup, keep_or_move
@@ -35,25 +35,54 @@ class AllocatingParams(Params):
         description="Capacity asked for, as a multiple of the forecast. Not published; ours.",
     )
     forecast: Forecast = Field(default=EwmaForecast(), description="How demand is forecast: {kind: ewma, ...}.")
+    max_batch: int | None = Field(default=None, ge=1, description="No larger batches; 1 for no batching.")
 
 
 class Allocating(Policy):
     """Base of the policies that allocate workers to levels so that the forecast demand can be served."""
 
     Params: ClassVar[type[Params]] = AllocatingParams
+    forecasts: ClassVar[bool] = True
 
     def __init__(self, setup: Setup, params: Any, ladder: tuple[VariantId, ...], limit_s: float) -> None:
         """``ladder``: least approximate first. ``limit_s``: the longest batch that counts as throughput."""
         super().__init__(setup, params)
         catalog = setup.catalog
         self.ladder = ladder
-        self._demand = Demand(params.forecast.build())
+        self._demand = (
+            Demand(params.forecast.build())
+            if setup.future_s is None
+            else PerfectDemand(setup.future_s, params.period_s)
+        )
+        #: Timings of each kind of worker.
+        self.kinds = catalog.up_to(params.max_batch).kinds
         self._quality = tuple(float(catalog.quality[v]) for v in ladder)
-        self._throughput = tuple(catalog.throughput_per_s(v, limit_s=limit_s) for v in ladder)
+        #: By kind and level; and where all are alike, by level.
+        self._kind_rates = tuple(self._rates(k, limit_s) for k in range(len(self.kinds)))
+        self._throughput = self._kind_rates[0]
         self._draws = Uniforms(setup.rng)
         self._missed = Route(catalog.base, "cache miss: served in full")
         #: The last plan and what it was made from: the same counts need no other placement.
-        self._last: tuple[tuple[tuple[tuple[Serves, int], ...], int], Plan] | None = None
+        self._last: tuple[tuple[tuple[tuple[tuple[Serves, int], ...], ...], int], Plan] | None = None
+
+    def _rates(self, kind: int, limit_s: float) -> Row:
+        """Images/s of one worker of a kind at each level.
+
+        Where there are several kinds, a level that one of them cannot serve within the SLO is left to the others.
+        """
+        timings = self.kinds[kind]
+        rates = tuple(timings.throughput_per_s(v, limit_s=limit_s) for v in self.ladder)
+        if len(self.kinds) == 1:
+            return rates
+        in_time = [timings.p99_s[v][1] <= self.setup.slo_s for v in self.ladder]
+        if not any(in_time):  # no use, but it has to be somewhere
+            in_time = [rate == max(rates) for rate in rates]
+        return tuple(rate if good else 0.0 for rate, good in zip(rates, in_time, strict=True))
+
+    @property
+    def max_batch(self) -> int | None:
+        max_batch: int | None = self.params.max_batch
+        return max_batch
 
     @property
     def period_s(self) -> float | None:
@@ -73,39 +102,47 @@ class Allocating(Policy):
         allocation = self.allocate(view)
         self.aim(allocation, view)
         wanted = self.placement(allocation)
-        key = (tuple(wanted.items()), view.membership)
+        key = (tuple(tuple(of_kind.items()) for of_kind in wanted), view.membership)
         if self._last is None or self._last[0] != key:
             reason = f"forecast {60.0 * self._demand.forecast_per_s():.0f} requests/min"
             self._last = (key, keep_or_move(wanted, view, self.setup.catalog, reason))
         return self._last[1]
 
-    def placement(self, allocation: Allocation) -> dict[Serves, int]:
-        """The workers of each level.
+    def placement(self, allocation: Allocation) -> list[dict[Serves, int]]:
+        """The workers of each level, by kind.
 
         What the cache misses has to be served in full. Where no worker is left for that, those of the least
         approximate level take it along: they hold its model.
         """
         catalog = self.setup.catalog
-        levels = [(v, n) for v, n in zip(self.ladder, allocation.workers, strict=True) if n > 0]
-        wanted: dict[Serves, int] = {(v,): n for v, n in levels}
-        first, workers = levels[0]
+        first = self.ladder[next(j for j, n in enumerate(allocation.workers) if n)]
+        serves: dict[VariantId, Serves] = {v: (v,) for v in self.ladder}
         if catalog.variants[first].skipped_steps:
-            del wanted[(first,)]
-            wanted = {(catalog.base, first): workers} | wanted
-        return wanted
+            serves[first] = (catalog.base, first)
+        return [
+            {serves[v]: n for v, n in zip(self.ladder, counts, strict=True) if n}
+            for counts in allocation.by_kind or (allocation.workers,)
+        ]
 
     def allocate(self, view: ClusterView) -> Allocation:
         """The allocation to make now."""
-        return self.solve(view.workers_up)
+        if len(self.kinds) == 1:
+            return self.solve(view.workers_up)
+        up = view.up_by_kind()
+        capacity = sum(n * max(rates) for n, rates in zip(up, self._kind_rates, strict=True))
+        return allocate_kinds(self._quality, self._kind_rates, up, self._demanded(capacity))
 
     def solve(self, workers: int) -> Allocation:
-        """The best allocation for the forecast with headroom."""
+        """The best allocation for the forecast with headroom, where all workers are alike."""
         capacity = workers * max(self._throughput)
+        return allocate(self._quality, self._throughput, workers, self._demanded(capacity))
+
+    def _demanded(self, capacity: float) -> float:
+        """The forecast with headroom, in grains of the capacity; all in images/s."""
         demand = self._demand.forecast_per_s() * self.params.headroom
         grains = max(1, math.ceil(demand / capacity / GRAIN))
-        return allocate(
-            self._quality, self._throughput, workers, min(grains, round(2 / GRAIN)) * GRAIN * capacity
-        )
+        grained: float = min(grains, round(2 / GRAIN)) * GRAIN * capacity
+        return grained
 
     def aim(self, allocation: Allocation, view: ClusterView) -> None:
         """Prepare routing for a new allocation."""

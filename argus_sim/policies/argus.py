@@ -48,8 +48,10 @@ class ArgusParams(AllocatingParams):
         default=0.05, ge=0, lt=1, description="Relative quality that may be lost to call a level good enough."
     )
     recent: int = Field(default=2000, ge=1, description="Arrivals that the affinity histogram is made of.")
-    aligner: Literal["exact", "one-pass"] = Field(
-        default="exact", description="one-pass: the artefact's heuristic, flaws included."
+    aligner: Literal["exact", "one-pass", "none"] = Field(
+        default="exact",
+        description="one-pass: the artefact's heuristic, flaws included; none: each prompt at its own affinity, "
+        "or at the nearest level that has workers.",
     )
     switch: bool = Field(
         default=True, description="With ladder auto: change to another ladder when it yields more."
@@ -81,7 +83,7 @@ class Argus(Allocating):
     Params: ClassVar[type[Params]] = ArgusParams
 
     def __init__(self, setup: Setup, params: Any) -> None:
-        catalog = setup.catalog
+        catalog = setup.catalog.up_to(params.max_batch)
         first = choose_ladder(catalog, params.ladder, "policy argus: ladder")
         super().__init__(setup, params, first, limit_s=setup.slo_s)
 
@@ -117,6 +119,10 @@ class Argus(Allocating):
         return jumped or self._loading > sum(view.is_loading(w) for w in range(view.workers))
 
     def allocate(self, view: ClusterView) -> Allocation:
+        if len(self.kinds) > 1:
+            # On several kinds of GPUs it stays on its ladder and takes loads as free: what they are worth is only
+            # worked out for workers that are all alike.
+            return super().allocate(view)
         workers, demand = view.workers_up, self._demand.forecast_per_s()
         catalog = self.setup.catalog
         self._quality, self._throughput = self._expect(self._ladder)
@@ -196,15 +202,16 @@ class Argus(Allocating):
         share = in_time(capacity, demand, self.setup.slo_s - retrieval_s - longest_s)
         return demand * share * mean_quality(self._quality, allocation.load_per_s)
 
-    def placement(self, allocation: Allocation) -> dict[Serves, int]:
+    def placement(self, allocation: Allocation) -> list[dict[Serves, int]]:
         wanted = super().placement(allocation)
         if self._ladder.cached and self._watch is not None and not self._watch.is_healthy:
             # Every worker takes its part of what is served in full.
             base = self.setup.catalog.base
-            every: dict[Serves, int] = {}
-            for serves, count in wanted.items():
-                both = serves if base in serves else (base, *serves)
-                every[both] = every.get(both, 0) + count
+            every: list[dict[Serves, int]] = [{} for _ in wanted]
+            for of_kind, all_of_kind in zip(wanted, every, strict=True):
+                for serves, count in of_kind.items():
+                    both = serves if base in serves else (base, *serves)
+                    all_of_kind[both] = all_of_kind.get(both, 0) + count
             return every
         return wanted
 
@@ -223,8 +230,9 @@ class Argus(Allocating):
         if self.params.aligner == "exact":
             shares = align(have, allocation.share, self._ladder.loss)
         else:
-            shares = align_one_pass(have, allocation.share)
-            # The artefact may leave prompts at a level that has no workers: they go to the nearest that has.
+            one_pass = self.params.aligner == "one-pass"
+            shares = align_one_pass(have, allocation.share) if one_pass else np.eye(len(self.ladder))
+            # Either may leave prompts at a level that has no workers: they go to the nearest that has.
             shares = _restrict(shares, np.asarray(allocation.workers) > 0)
         if shares is self._shares:
             return

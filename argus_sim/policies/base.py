@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from argus_sim.core.affinity import QualityPredictor
@@ -69,11 +70,13 @@ class Setup:
     """What a policy may know before the run.
 
     Attributes:
-        catalog: Latencies, load times and mean qualities.
+        catalog: Latencies and load times by kind of GPU (``catalog.kinds``, ``catalog.of_worker(w)``), and mean
+            qualities.
         workers: How many there are.
         slo_s: The deadline of a request after its arrival.
         rng: The policy's own stream of random numbers.
         predictor: Predicts quality from a prompt's text; trained on the training prompts only.
+        future_s: float64[n], when all requests will arrive: only where the experiment says ``forecast: perfect``.
     """
 
     catalog: Catalog
@@ -81,6 +84,7 @@ class Setup:
     slo_s: float
     rng: np.random.Generator
     predictor: QualityPredictor
+    future_s: npt.NDArray[np.float64] | None = None
 
 
 class Policy:
@@ -89,11 +93,12 @@ class Policy:
     Class attributes:
         name: How experiments call it.
         Params: Its parameters.
-        monitor_s: How often :meth:`monitor` is asked, or None for never.
+        forecasts: Whether it can do with a perfect forecast (``Setup.future_s``).
     """
 
     name: ClassVar[str]
     Params: ClassVar[type[Params]] = Params
+    forecasts: ClassVar[bool] = False
 
     def __init__(self, setup: Setup, params: Any) -> None:
         self.setup = setup
@@ -113,6 +118,11 @@ class Policy:
     def tick_s(self) -> float | None:
         """How often the host is to call ``Engine.tick``: the shorter of the two, None for never."""
         return min((s for s in (self.monitor_s, self.period_s) if s is not None), default=None)
+
+    @property
+    def max_batch(self) -> int | None:
+        """No batch is larger than this; None for the largest of the profile. Asked once, before the start."""
+        return None
 
     @property
     def constant(self) -> Decision | None:
@@ -140,8 +150,8 @@ class Policy:
         The default takes as many as fill a profiled batch size. The engine's fast path knows that this method
         was not overridden, so an override is only called where there is one.
         """
-        catalog = self.setup.catalog
-        return catalog.fit[variant][min(len(queue), catalog.max_batch[variant])]
+        timings = self.setup.catalog.of_worker(worker)
+        return timings.fit[variant][min(len(queue), timings.max_batch[variant])]
 
     def review(self, request: Request, variant: VariantId, confidence: float, view: ClusterView) -> Route | None:
         """A cascade: whether an image is good enough (None), or which variant is to make another one.
@@ -163,23 +173,44 @@ class Policy:
         """Feedback: the cache answered. Only called where it is overridden."""
 
 
-def keep_or_move(wanted: dict[Serves, int], view: ClusterView, catalog: Catalog, reason: str) -> Plan:
+def keep_or_move(
+    wanted: dict[Serves, int] | Sequence[dict[Serves, int]], view: ClusterView, catalog: Catalog, reason: str
+) -> Plan:
     """Turn counts into a placement with the fewest model loads.
 
     Workers that already serve what is wanted keep it; then those that hold the right model change what they
     serve, which is free; the rest load. Lost workers keep their entry, so that they come back as they were.
 
     Args:
-        wanted: Number of workers for each thing to serve; must sum to the number of workers that are up.
+        wanted: Number of workers for each thing to serve; must sum to the number of workers that are up. One
+            for all workers, or one for each kind of ``catalog.kinds``.
     """
-    left = dict(wanted)
-    serves: list[Serves | None] = [None] * view.workers
     up = [w for w in range(view.workers) if view.is_up(w)]
-    if sum(left.values()) != len(up):
-        raise ValueError(f"{sum(left.values())} workers wanted, {len(up)} are up")
+    serves: list[Serves | None] = [None] * view.workers
+    if isinstance(wanted, dict):
+        _assign(wanted, up, serves, view, catalog)
+        any_serve = next(iter(wanted))
+    else:
+        for kind, of_kind in enumerate(wanted):
+            _assign(of_kind, [w for w in up if view.kind(w) == kind], serves, view, catalog)
+        any_serve = next(serve for of_kind in wanted for serve in of_kind)
+    return Plan(tuple((view.serves(w) or any_serve) if s is None else s for w, s in enumerate(serves)), reason)
+
+
+def _assign(
+    wanted: dict[Serves, int],
+    workers: Sequence[int],
+    serves: list[Serves | None],
+    view: ClusterView,
+    catalog: Catalog,
+) -> None:
+    """Fill in what each of these workers serves."""
+    left = dict(wanted)
+    if sum(left.values()) != len(workers):
+        raise ValueError(f"{sum(left.values())} workers wanted, {len(workers)} are up")
 
     def settle(suits: Callable[[int, Serves], bool]) -> None:
-        for worker in up:
+        for worker in workers:
             if serves[worker] is None:
                 for serve, count in left.items():
                     if count and suits(worker, serve):
@@ -190,5 +221,3 @@ def keep_or_move(wanted: dict[Serves, int], view: ClusterView, catalog: Catalog,
     settle(lambda worker, serve: view.serves(worker) == serve)
     settle(lambda worker, serve: view.holds(worker) == catalog.model[serve[0]])
     settle(lambda worker, serve: True)
-    any_serve = next(iter(wanted))
-    return Plan(tuple((view.serves(w) or any_serve) if s is None else s for w, s in enumerate(serves)), reason)

@@ -35,7 +35,7 @@ class _Clipper(Policy):
         super().__init__(setup, params)
         self._variant = self.choose(setup.catalog)
         self._decision = Route(self._variant, "the only variant")
-        self._largest = setup.catalog.max_batch[self._variant]
+        self._largest = max(kind.max_batch[self._variant] for kind in setup.catalog.kinds)
         self._limit = 1.0
 
     def choose(self, catalog: Catalog) -> VariantId:
@@ -52,14 +52,16 @@ class _Clipper(Policy):
         return self._decision
 
     def batch(self, queue: Sequence[int], variant: VariantId, worker: int, view: ClusterView) -> int:
-        return self.setup.catalog.fit[variant][min(len(queue), int(self._limit))]
+        fit = self.setup.catalog.of_worker(worker).fit[variant]
+        return fit[min(len(queue), int(self._limit), len(fit) - 1)]
 
     def observe(self, event: BatchResult) -> None:
         if isinstance(event, CacheHit):
             return
+        fit = self.setup.catalog.of_worker(event.worker).fit[event.variant]
         if event.service_s > self.setup.slo_s:
             self._limit = max(1.0, self._limit * self.params.backoff)
-        elif event.size >= self.setup.catalog.fit[event.variant][int(self._limit)]:
+        elif event.size >= fit[min(int(self._limit), len(fit) - 1)]:
             self._limit = min(float(self._largest), self._limit + 1.0)
 
 
@@ -79,4 +81,5 @@ class ClipperHT(_Clipper):
 
     def choose(self, catalog: Catalog) -> VariantId:
         models = catalog.ladders.get("SM", (catalog.base,))
-        return max(models, key=lambda v: (catalog.throughput_per_s(v, limit_s=self.setup.slo_s), -v))
+        workers, slo_s = self.setup.workers, self.setup.slo_s
+        return max(models, key=lambda v: (catalog.cluster_throughput_per_s(v, workers, limit_s=slo_s), -v))

@@ -243,4 +243,5 @@ class DiffServe(Policy):
         return self._again if confidence < self._threshold and self._light_workers < view.workers_up else None
 
     def batch(self, queue: Sequence[int], variant: VariantId, worker: int, view: ClusterView) -> int:
-        return self.setup.catalog.fit[variant][min(len(queue), self._batch[variant])]
+        fit = self.setup.catalog.of_worker(worker).fit[variant]
+        return fit[min(len(queue), self._batch[variant], len(fit) - 1)]

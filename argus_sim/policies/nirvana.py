@@ -63,7 +63,7 @@ class Nirvana(Policy):
             (params.thresholds[k], k, Route(by_steps[k], f"similar enough to skip {k} steps"))
             for k in sorted(params.thresholds, reverse=True)
         ]
-        self._most = 1 if params.one_by_one else max(catalog.max_batch)
+        self._most = 1 if params.one_by_one else max(b for kind in catalog.kinds for b in kind.max_batch)
 
     def plan(self, view: ClusterView) -> Plan:
         return keep_or_move({self._serves: view.workers_up}, view, self.setup.catalog, "base model everywhere")
@@ -78,5 +78,5 @@ class Nirvana(Policy):
         return self._base
 
     def batch(self, queue: Sequence[int], variant: VariantId, worker: int, view: ClusterView) -> int:
-        fit = self.setup.catalog.fit[variant]
+        fit = self.setup.catalog.of_worker(worker).fit[variant]
         return fit[min(len(queue), self._most, len(fit) - 1)]

@@ -44,11 +44,17 @@ class Proteus(Allocating):
         super().__init__(setup, params, catalog.ladder(params.ladder, where="policy proteus: ladder"), half_s)
         self._routes = [Route(v, f"level {j} by its share") for j, v in enumerate(self.ladder)]
         self._upto: list[float] = []
-        self._largest = [catalog.largest_batch(v, limit_s=half_s) for v in range(len(catalog.variants))]
-        #: For each variant, waiting requests -> the next larger batch, or 0 when it is full.
+        #: By kind of worker and variant: the largest batch, and waiting requests -> the next larger batch, or 0
+        #: when it is full.
+        self._largest = [
+            [kind.largest_batch(v, limit_s=half_s) for v in range(len(catalog.variants))] for kind in self.kinds
+        ]
         self._next = [
-            [min((b for b in sizes if n < b <= largest), default=0) for n in range(largest + 1)]
-            for sizes, largest in zip(catalog.batch_sizes, self._largest, strict=True)
+            [
+                [min((b for b in sizes if n < b <= largest), default=0) for n in range(largest + 1)]
+                for sizes, largest in zip(kind.batch_sizes, largest_of, strict=True)
+            ]
+            for kind, largest_of in zip(self.kinds, self._largest, strict=True)
         ]
 
     def aim(self, allocation: Allocation, view: ClusterView) -> None:
@@ -60,11 +66,12 @@ class Proteus(Allocating):
         return self._routes[bisect_right(self._upto, self._draws[request.row])]
 
     def batch(self, queue: Sequence[int], variant: VariantId, worker: int, view: ClusterView) -> int | Wait:
-        catalog, waiting = self.setup.catalog, min(len(queue), self._largest[variant])
-        larger = self._next[variant][waiting]
+        kind = view.kind(worker)
+        timings, waiting = self.kinds[kind], min(len(queue), self._largest[kind][variant])
+        larger = self._next[kind][variant][waiting]
         if larger:
             # The last moment at which the first request still makes its deadline in the larger batch.
-            until_s = view.deadline_s(queue[0]) - catalog.p99_s[variant][larger]
+            until_s = view.deadline_s(queue[0]) - timings.p99_s[variant][larger]
             if view.now_s < until_s:
                 return Wait(until_s)
-        return catalog.fit[variant][waiting]
+        return timings.fit[variant][waiting]

@@ -61,7 +61,7 @@ class Sommelier(Proteus):
             if view.now_s < self.params.observe_s:
                 return False
             self._is_placed = True
-            self._steps.workers = list(self.solve(view.workers_up).workers)
+            self._steps.workers = list(self.allocate(view).workers)
             self._reason = "the placement"
             return True
         return self._swap(view)
@@ -69,7 +69,7 @@ class Sommelier(Proteus):
     def _swap(self, view: ClusterView) -> bool:
         """Let one worker change its variant, if one should."""
         steps, slo_s = self._steps, self.setup.slo_s
-        carried = sum(n * rate for n, rate in zip(steps.ready, steps.rate_per_s, strict=True))
+        carried = sum(steps.capacity_per_s)
         used = self._demand.forecast_per_s() / carried if carried else 1.0
         for j in steps.occupied():
             if not steps.ready[j] or view.now_s < self._swapped_s[j] + self.params.hold_s:

@@ -13,6 +13,12 @@ from argus_sim.policies.base import Plan, Serves, keep_or_move
 class Steps:
     """How many workers are at each level of a ladder, and what a request would have to wait there.
 
+    Attributes:
+        workers: How many are meant to be at each level.
+        ready: How many of them can serve now.
+        rate_per_s: Images/s of one worker at each level: the mean over the kinds of the cluster.
+        capacity_per_s: Images/s of the workers that can serve each level now.
+
     Args:
         ladder: Least approximate first.
         limit_s: The longest batch that counts as throughput.
@@ -22,27 +28,46 @@ class Steps:
     def __init__(self, catalog: Catalog, ladder: Sequence[VariantId], limit_s: float, workers: int) -> None:
         self._catalog = catalog
         self.ladder = tuple(ladder)
-        self.rate_per_s = [catalog.throughput_per_s(v, limit_s=limit_s) for v in ladder]
+        self._rates = [[kind.throughput_per_s(v, limit_s=limit_s) for v in ladder] for kind in catalog.kinds]
+        shares = [catalog.workers_of(k, workers) / workers for k in range(len(catalog.kinds))]
+        self.rate_per_s = [
+            sum(share * rates[j] for share, rates in zip(shares, self._rates, strict=True))
+            for j in range(len(ladder))
+        ]
         self.workers = [workers] + [0] * (len(ladder) - 1)
-        self.ready = list(self.workers)
+        self._count([[catalog.workers_of(k, workers)] + [0] * (len(ladder) - 1) for k in range(len(shares))])
         self._membership = 0
 
     def look(self, view: ClusterView) -> None:
         """Count the workers that can serve each level now: those still loading cannot."""
         level: dict[Serves, int] = {(v,): j for j, v in enumerate(self.ladder)}
-        self.ready = [0] * len(self.ladder)
+        ready = [[0] * len(self.ladder) for _ in self._rates]
         for worker in range(view.workers):
             j = level.get(view.serves(worker))
             if j is not None and view.is_up(worker) and not view.is_loading(worker):
-                self.ready[j] += 1
+                ready[view.kind(worker)][j] += 1
+        self._count(ready)
+
+    def _count(self, ready: list[list[int]]) -> None:
+        """``ready``: workers that can serve, by kind and level."""
+        levels, kinds = range(len(self.ladder)), self._catalog.kinds
+        self.ready = [sum(of_kind[j] for of_kind in ready) for j in levels]
+        self.capacity_per_s = [
+            sum(of_kind[j] * rates[j] for of_kind, rates in zip(ready, self._rates, strict=True)) for j in levels
+        ]
+        self._own_s = [
+            max((k.mean_s[v][1] for k, of_kind in zip(kinds, ready, strict=True) if of_kind[j]), default=0.0)
+            for j, v in enumerate(self.ladder)
+        ]
 
     def expected_s(self, j: int, view: ClusterView) -> float:
-        """How long a request that comes now would take at level j: queue over throughput, and its own batch."""
+        """How long a request that comes now would take at level j: queue over throughput, and its own batch.
+
+        That batch may run on the slowest of the workers there.
+        """
         if not self.ready[j]:
             return float("inf")
-        variant = self.ladder[j]
-        wait_s = view.queued(variant) / (self.ready[j] * self.rate_per_s[j])
-        return wait_s + self._catalog.mean_s[variant][self._catalog.batch_sizes[variant][0]]
+        return view.queued(self.ladder[j]) / self.capacity_per_s[j] + self._own_s[j]
 
     def occupied(self) -> list[int]:
         """The levels that have workers, loading or not."""

@@ -58,7 +58,9 @@ class SimulatedCluster:
         self._arrivals = len(arrival_s)
         self._end_s = float(arrival_s[-1]) if len(arrival_s) else 0.0
         self._arrival_s = arrival_s
-        self._times_s, self._draw = service.times_s, service.draw
+        #: The table of each worker's kind.
+        self._times_s = [service.kinds[worker.kind] for worker in engine.workers]
+        self._draw = service.draw
         self._tick_at = self.env.tick_at
         self._load_times = loads
         self._cache = cache
@@ -174,7 +176,7 @@ class SimulatedCluster:
         for command in commands:
             if command.__class__ is RunBatch:
                 rows, worker = command.rows, command.worker
-                seconds = self._times_s[command.variant][len(rows)][self._draw[rows[0]]]
+                seconds = self._times_s[worker][command.variant][len(rows)][self._draw[rows[0]]]
                 if self._slowdown:
                     seconds *= self._slowdown.get(worker, 1.0)
                 self._tick_at(now + seconds, self._ends[worker])
@@ -192,7 +194,7 @@ class SimulatedCluster:
         worker, model = command
         if self._load_times is None:
             raise InputError("this cluster has no load times, but the policy wants to load a model")
-        seconds = self._load_times.seconds(model)
+        seconds = self._load_times.seconds(model, self.engine.workers[worker].kind)
         end = self._ends[worker]
         end.fire = self._model_loaded
         self._loading[worker] = len(self.loads)

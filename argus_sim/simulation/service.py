@@ -7,10 +7,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from argus_sim.core.catalog import Kind
 from argus_sim.profile import Profile
 
 #: A service time is one of this many equally probable quantiles of its distribution.
 STRATA = 1024
+
+
+#: ``times_s[variant][size][stratum]``.
+Table = list[dict[int, list[float]]]
 
 
 class ServiceTimes:
@@ -19,38 +24,64 @@ class ServiceTimes:
     Each request carries its own luck, drawn before the run, and a batch takes that of its first request. So all
     policies are compared on common random numbers, however they batch and route. Tables rather than a method:
     this is looked up for every batch of a replay.
+
+    Attributes:
+        kinds: The table of each kind of worker.
+        draw: The stratum of each request.
     """
 
-    __slots__ = ("draw", "times_s")
+    __slots__ = ("draw", "kinds")
 
-    def __init__(self, times_s: list[dict[int, list[float]]], draw: Sequence[int]) -> None:
-        self.times_s = times_s
+    def __init__(self, times_s: Table, draw: Sequence[int], *others: Table) -> None:
+        self.kinds = (times_s, *others)
         self.draw = draw
 
+    @property
+    def times_s(self) -> Table:
+        """The table of the first kind of worker."""
+        return self.kinds[0]
+
     @classmethod
-    def of(cls, profile: Profile, requests: int, rng: np.random.Generator) -> ServiceTimes:
-        """From a profile's latency distributions, in :data:`STRATA` equally probable quantiles."""
+    def of(
+        cls, profile: Profile, requests: int, rng: np.random.Generator, kinds: Sequence[Kind] = ()
+    ) -> ServiceTimes:
+        """From a profile's latency distributions, in :data:`STRATA` equally probable quantiles.
+
+        Args:
+            profile: What the variants are, and how long they take if there are no kinds.
+            requests: How many to draw for.
+            kinds: Of the cluster's workers.
+        """
         draw = array("H", rng.integers(0, STRATA, size=requests, dtype=np.uint16).tobytes())
-        middle = (np.arange(STRATA) + 0.5) / STRATA
-        distribution = profile.manifest.service_distribution
-        times_s = [
-            {
-                size: profile.latency(variant, size).quantile_s(middle, distribution).tolist()
-                for size in profile.batch_sizes(variant)
-            }
-            for variant in range(len(profile.variants))
-        ]
-        return cls(times_s, draw)
+        names = [variant.name for variant in profile.variants]
+        first, *others = [_table(hardware, names) for hardware in [k.hardware for k in kinds] or [profile]]
+        return cls(first, draw, *others)
+
+
+def _table(profile: Profile, variants: Sequence[str]) -> Table:
+    middle = (np.arange(STRATA) + 0.5) / STRATA
+    distribution = profile.manifest.service_distribution
+    return [
+        {
+            size: profile.latency(variant, size).quantile_s(middle, distribution).tolist()
+            for size in profile.batch_sizes(variant)
+        }
+        for variant in map(profile.variant_id, variants)
+    ]
 
 
 class LoadTimes:
-    """Model load times drawn from a profile's observed ones."""
+    """Model load times drawn from a profile's observed ones, or from those of each kind of worker."""
 
     __slots__ = ("_rng", "_samples_s")
 
-    def __init__(self, profile: Profile, rng: np.random.Generator) -> None:
-        self._samples_s = [profile.load_samples_s(model) for model in profile.models]
+    def __init__(self, profile: Profile, rng: np.random.Generator, kinds: Sequence[Kind] = ()) -> None:
+        self._samples_s = [
+            [hardware.load_samples_s(model) for model in profile.models]
+            for hardware in [k.hardware for k in kinds] or [profile]
+        ]
         self._rng = rng
 
-    def seconds(self, model: int) -> float:
-        return float(self._rng.choice(self._samples_s[model]))
+    def seconds(self, model: int, kind: int = 0) -> float:
+        """How long a worker of this kind takes for this model, this time."""
+        return float(self._rng.choice(self._samples_s[kind][model]))

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from argus_sim.core.solvers import align, allocate
+from argus_sim.core.solvers import align, allocate_kinds
 from tests.bench.replay import bare_heapq, make_replay, service_times
 from tests.golden.test_solvers import PER_MINUTE, QUALITY
 
@@ -67,7 +67,7 @@ def test_allocation(benchmark: Any, workers: int) -> None:
     """12 levels, a demand at which they mix; the answer is not remembered from a call before."""
     quality = tuple(q - 0.5 * k for q in QUALITY for k in (0, 1))
     rates = tuple(r * (1 + 0.04 * k) for r in PER_MINUTE for k in (0, 1))
-    benchmark(allocate.__wrapped__, quality, rates, workers, 0.8 * workers * max(rates))
+    benchmark(allocate_kinds.__wrapped__, quality, (rates,), (workers,), 0.8 * workers * max(rates))
 
 
 def test_alignment(benchmark: Any) -> None:

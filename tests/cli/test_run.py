@@ -16,7 +16,7 @@ import pytest
 
 from argus_sim import runner
 from argus_sim.cli import main, output, tables
-from argus_sim.results import LOCK
+from argus_sim.lockfile import LOCK
 from tests.make_experiment import write_experiment
 
 

@@ -14,7 +14,7 @@ import pytest
 from scipy.optimize import linprog
 
 from argus_sim.arrivals import Poisson, generate
-from argus_sim.core.bound import Bound, least_work_s, quality_bound
+from argus_sim.core.bound import Bound, least_work_s, pooled_work_s, quality_bound
 from argus_sim.core.catalog import Catalog
 from argus_sim.domain import Outcome
 from argus_sim.experiment import Experiment, PolicyConfig
@@ -42,6 +42,8 @@ class Case:
     quality: Floats
     times_s: Times
     workers: int
+    #: Further kinds of workers: their times, and how many of them there are.
+    others: tuple[tuple[Times, int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.arrival_s)
@@ -49,9 +51,12 @@ class Case:
     def bound(self, **options: int) -> Bound:
         own = np.arange(len(self))
         slack_s = float((self.deadline_s - self.arrival_s).max())
-        work_s = least_work_s(self.times_s, slack_s)
+        work_s, workers = pooled_work_s(
+            [least_work_s(times_s, slack_s) for times_s in (self.times_s, *(t for t, _ in self.others))],
+            [self.workers, *(n for _, n in self.others)],
+        )
         return quality_bound(
-            self.arrival_s, self.deadline_s, own, self.quality, work_s, self.workers, draw=own, **options
+            self.arrival_s, self.deadline_s, own, self.quality, work_s, workers, draw=own, **options
         )
 
 
@@ -64,9 +69,12 @@ def best_schedule(case: Case) -> float:
     arrival, deadline, quality = case.arrival_s.tolist(), case.deadline_s.tolist(), case.quality.tolist()
     best_of = [max(row) for row in quality]
     best = 0.0
-    seen: dict[tuple[frozenset[int], tuple[float, ...], float], float] = {}
+    kinds = [case.times_s, *(times_s for times_s, _ in case.others)]
+    # When each worker is free, and of which kind it is.
+    workers = [(0.0, 0)] * case.workers + [(0.0, k + 1) for k, (_, n) in enumerate(case.others) for _ in range(n)]
+    seen: dict[tuple[frozenset[int], tuple[tuple[float, int], ...], float], float] = {}
 
-    def search(left: frozenset[int], free_s: tuple[float, ...], since_s: float, got: float) -> None:
+    def search(left: frozenset[int], free_s: tuple[tuple[float, int], ...], since_s: float, got: float) -> None:
         nonlocal best
         best = max(best, got)
         if got + sum(best_of[k] for k in left) <= best or seen.get((left, free_s, since_s), -1.0) >= got:
@@ -74,18 +82,20 @@ def best_schedule(case: Case) -> float:
         seen[left, free_s, since_s] = got
         for worker in {f: i for i, f in enumerate(free_s)}.values():
             others = free_s[:worker] + free_s[worker + 1 :]
-            for variant, batches in enumerate(case.times_s):
+            ready_s, kind = free_s[worker]
+            for variant, batches in enumerate(kinds[kind]):
                 for size, time_s in batches.items():
                     for rows in itertools.combinations(left, size):
-                        start_s = max(free_s[worker], *(arrival[k] for k in rows))
+                        start_s = max(ready_s, *(arrival[k] for k in rows))
                         if start_s < since_s:
                             continue
                         for end_s in {start_s + time_s[first] for first in rows}:
                             gain = sum(quality[k][variant] for k in rows if end_s <= deadline[k])
                             if gain:
-                                search(left - {*rows}, tuple(sorted((*others, end_s))), start_s, got + gain)
+                                then = tuple(sorted((*others, (end_s, kind))))
+                                search(left - {*rows}, then, start_s, got + gain)
 
-    search(frozenset(range(len(arrival))), (0.0,) * case.workers, 0.0, 0.0)
+    search(frozenset(range(len(arrival))), tuple(workers), 0.0, 0.0)
     return best
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from argus_sim.core.solvers import Allocation, align, align_one_pass, allocate
+from argus_sim.core.solvers import Allocation, align, align_one_pass, allocate, allocate_kinds
 
 #: github.com/skejriwal44/Argus_T2I, solver_milp_oda.py: relative quality in percent, queries/min of one GPU.
 QUALITY = (100.0, 97.046, 95.808, 94.378, 93.235, 91.52)
@@ -89,6 +89,65 @@ def test_allocation_is_optimal(levels: tuple[list[float], list[float]], workers:
         assert load <= rate * count * (1 + 1e-6) + 1e-9
     best = enumerated(quality, throughput, workers, demand)
     assert np.dot(found.load_per_s, quality) == pytest.approx(best, rel=1e-5)
+
+
+def enumerated_kinds(
+    quality: tuple[float, ...], rates: list[tuple[float, ...]], workers: tuple[int, ...], demand: float
+) -> float:
+    """The best total quality by trying every way to give the workers of each kind levels."""
+    levels, best = range(len(quality)), -1.0
+    ways = [itertools.combinations_with_replacement(levels, n) for n in workers]
+    for chosen in itertools.product(*ways):
+        room = [0.0] * len(quality)
+        for kind, of_kind in enumerate(chosen):
+            for level in of_kind:
+                room[level] += rates[kind][level]
+        left, total = demand, 0.0
+        for level in sorted(levels, key=lambda i: -quality[i]):
+            load = min(left, room[level])
+            total += load * quality[level]
+            left -= load
+        if left <= 1e-9 * demand:
+            best = max(best, total)
+    return best
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_allocation_of_several_kinds_is_optimal(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    levels, kinds = int(rng.integers(2, 4)), int(rng.integers(2, 4))
+    quality = tuple(rng.uniform(0.5, 1.0, levels).round(3).tolist())
+    rates = rng.uniform(0.1, 2.0, (kinds, levels)).round(3)
+    rates[:, 0] *= rng.random(kinds) < 0.7  # some kinds cannot serve the first level
+    table = [tuple(row) for row in rates.tolist()]
+    workers = tuple(rng.integers(0, 4, kinds).tolist())
+    if not sum(workers):
+        return
+    capacity = sum(n * max(row) for n, row in zip(workers, table, strict=True))
+    demand = float(rng.uniform(0.05, 0.99)) * capacity
+    found = allocate_kinds(quality, tuple(table), workers, demand)
+    assert tuple(map(sum, found.by_kind)) == workers
+    assert found.workers == tuple(np.sum(found.by_kind, axis=0).tolist())
+    assert sum(found.load_per_s) == pytest.approx(demand)
+    room = (np.array(found.by_kind) * rates).sum(axis=0)
+    assert (np.array(found.load_per_s) <= room * (1 + 1e-6) + 1e-9).all()
+    assert all(not n or table[k][j] for k, row in enumerate(found.by_kind) for j, n in enumerate(row))
+    best = enumerated_kinds(quality, table, workers, demand)
+    assert np.dot(found.load_per_s, quality) == pytest.approx(best, rel=1e-5)
+
+
+def test_beyond_capacity_each_kind_is_at_its_own_fastest_level() -> None:
+    found = allocate_kinds((1.0, 0.8), ((1.0, 2.0), (3.0, 1.0)), (2, 3), 99.0)
+    assert found.by_kind == ((0, 2), (3, 0))
+    assert found.load_per_s == (9.0, 4.0)
+    assert found.workers == (3, 2)
+
+
+def test_kinds_that_are_alike_are_as_good_as_one() -> None:
+    for demand in (100.0, 225.0, 300.0):
+        one = allocate(QUALITY, PER_MINUTE, 8, demand)
+        two = allocate_kinds(QUALITY, (PER_MINUTE, PER_MINUTE), (3, 5), demand)
+        assert mean_quality(two, QUALITY) == pytest.approx(mean_quality(one, QUALITY), abs=1e-6)
 
 
 def shares(n: int) -> st.SearchStrategy[np.ndarray]:

@@ -1,0 +1,79 @@
+"""``experiment.lock.yaml``: what a result was made from, and from which the same bytes come again."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from argus_sim.errors import InputError
+from argus_sim.experiment import expand, is_lock
+from argus_sim.simulate import Scene
+from argus_sim.trace import find_trace
+
+LOCK = "experiment.lock.yaml"
+
+#: Libraries whose version can change a result's bytes.
+_LIBRARIES = ("argus-sim", "numpy", "scipy", "pandas", "pyarrow", "simpy", "scikit-learn", "matplotlib")
+
+
+def make_lock(scene: Scene, points: Mapping[str, Scene] | None = None) -> dict[str, Any]:
+    """The content of ``experiment.lock.yaml``: the resolved experiment, versions, and digests of its inputs.
+
+    Args:
+        scene: Of the experiment.
+        points: Those of its sweep, by name. Of their inputs those are named that the experiment itself has not.
+    """
+    inputs = _inputs(scene)
+    for name, point in (points or {}).items():
+        inputs |= {f"{name}: {what}": d for what, d in _inputs(point).items() if inputs.get(what) != d}
+    return {
+        "experiment": scene.experiment.model_dump(mode="json"),
+        "inputs": inputs,
+        "versions": versions(),
+    }
+
+
+def _inputs(scene: Scene) -> dict[str, str]:
+    experiment = scene.experiment
+    inputs = {f"profile {scene.profile.name}": scene.profile.digest()}
+    inputs |= {f"kind {kind.name}": kind.hardware.digest() for kind in scene.kinds}
+    for trace in experiment.traces:
+        if trace.file is not None:
+            where = f"experiment {experiment.name!r}: trace {trace.name!r}"
+            path = expand(trace.file, where=where)
+            path = find_trace(path) if trace.format is None else path
+            try:
+                inputs[f"trace {trace.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
+            except FileNotFoundError:
+                raise InputError(f"{path}: no such file", where=where) from None
+            except OSError as error:
+                raise InputError(f"{path} cannot be read: {error.strerror}", where=where) from None
+    return inputs
+
+
+def versions() -> dict[str, str]:
+    """What a result's bytes can depend on beside its inputs."""
+    return {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}}
+
+
+@dataclass(frozen=True)
+class Lock:
+    """What a lock file says beside the experiment; empty of an experiment's own file."""
+
+    inputs: dict[str, str]
+    versions: dict[str, str]
+
+
+def read_lock(path: Path) -> Lock:
+    """The digests of the inputs and the versions of the libraries that a lock file was made with."""
+    data = yaml.safe_load(path.read_text("utf-8"))
+    if not is_lock(data):
+        return Lock({}, {})
+    return Lock(data.get("inputs") or {}, data["versions"] or {})

@@ -1,0 +1,159 @@
+"""What is made of an experiment with a sweep: one table of all points, and a figure for each axis.
+
+Each point is an experiment of its own, with its runs and its ``summary.csv`` in a folder of its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from argus_sim import metrics, plots, report
+from argus_sim.conclude import provenance_rows
+from argus_sim.experiment import Experiment
+from argus_sim.metrics import METRICS, Metric
+from argus_sim.plot_style import head, legend, styled, styles
+from argus_sim.results import Results
+from argus_sim.simulate import Scene
+
+#: What the figure of an axis shows, from left to right.
+SHOWN = ("quality_yield", "relative_quality", "slo_violation_ratio")
+#: An axis with values over more than this factor is drawn on a logarithmic scale.
+_WIDE = 20.0
+
+
+def finish(
+    experiment: Experiment,
+    out: Path,
+    summaries: Mapping[str, pd.DataFrame],
+    scenes: Mapping[str, Scene],
+    lock: dict[str, Any],
+) -> Results:
+    """Write ``summary.csv``, the figures and the report of a sweep whose runs are done.
+
+    Args:
+        experiment: With the sweep.
+        out: The folder of the results.
+        summaries: By point: its table, as in ``summary.csv``.
+        scenes: By point.
+        lock: What goes into the report.
+    """
+    for point, summary in summaries.items():
+        report.write_atomically(out / point / "summary.csv", summary.to_csv(index=False).encode())
+    summary = together(experiment, summaries)
+    report.write_atomically(out / "summary.csv", summary.to_csv(index=False).encode())
+    embedded = []
+    for name, caption, figure in _figures(experiment, summary):
+        plots.save(figure, out / "figures", name)
+        embedded.append((caption, plots.embed(figure)))
+    # The report has a table for each trace; here, for each trace of each point.
+    by_point = pd.concat(
+        [
+            table.assign(trace=point if len(experiment.traces) == 1 else point + " on " + table["trace"])
+            for point, table in summaries.items()
+        ],
+        ignore_index=True,
+    )
+    aggregate = metrics.aggregate(by_point)
+    report.write_report(
+        out / "report.html",
+        title=experiment.name,
+        lock=lock,
+        summary=by_point,
+        aggregate=aggregate,
+        provenance=list(dict.fromkeys(row for scene in scenes.values() for row in provenance_rows(scene))),
+        figures=embedded,
+        notes=[experiment.description] if experiment.description else [],
+    )
+    return Results(out, experiment, summary, by_point)
+
+
+def together(experiment: Experiment, summaries: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """All points' tables under each other, led by a column for each axis.
+
+    An axis has no value in the rows of points on other axes: there, all is as the experiment says.
+    """
+    assert experiment.sweep is not None
+    tables = []
+    for point in experiment.points():
+        table = summaries[point.name]
+        columns = {axis: point.values.get(axis) for axis in experiment.sweep.axes}
+        tables.append(pd.concat([pd.DataFrame(columns, index=table.index, dtype="str"), table], axis=1))
+    return pd.concat(tables, ignore_index=True)
+
+
+def of_axis(experiment: Experiment, summary: pd.DataFrame, axis: str) -> pd.DataFrame:
+    """The means over seeds (and over the other axes of a grid) by value of an axis, policy and trace.
+
+    Columns: ``value``, then those of :func:`argus_sim.metrics.aggregate`.
+    """
+    assert experiment.sweep is not None
+    tables = []
+    for label in experiment.sweep.axes[axis].labelled:
+        rows = summary[summary[axis] == label].drop(columns=list(experiment.sweep.axes))
+        tables.append(metrics.aggregate(rows).assign(value=label))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _figures(experiment: Experiment, summary: pd.DataFrame) -> Iterator[tuple[str, str, Figure]]:
+    assert experiment.sweep is not None
+    for name, axis in experiment.sweep.axes.items():
+        table = of_axis(experiment, summary, name)
+        values = list(axis.labelled.values())
+        if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+            values = []
+        note = "Means over seeds" + (" and the other axes" if experiment.sweep.grid else "") + "."
+        caption = f"{name} ({', '.join(axis.keys)}). {note}"
+        yield name, caption, figure_axis(table, name, values, f"{note} Varied: {', '.join(axis.keys)}.")
+
+
+@styled
+def figure_axis(table: pd.DataFrame, axis: str, values: list[float], note: str) -> Figure:
+    """What the policies come to along an axis: a row for each trace, a panel for each of :data:`SHOWN`.
+
+    Args:
+        table: As of :func:`of_axis`.
+        axis: What the axis is called.
+        values: Its numbers, in the order of the labels in ``table``; empty where they are no numbers.
+        note: What a reader must know.
+    """
+    traces, labels = list(dict.fromkeys(table["trace"])), list(dict.fromkeys(table["value"]))
+    figure = Figure(figsize=(10.0, 2.9 * len(traces) + 1.0), layout="constrained")
+    panels = figure.subplots(len(traces), len(SHOWN), squeeze=False)
+    at = values or list(range(len(labels)))
+    for trace, row in zip(traces, panels, strict=True):
+        for metric, ax in zip(map(METRICS.__getitem__, SHOWN), row, strict=True):
+            _lines(ax, table[table["trace"] == trace], metric, dict(zip(labels, at, strict=True)), bool(values))
+            ax.set_title(metric.heading if len(traces) == 1 else f"{metric.heading}, {trace}")
+            if not values:
+                ax.set_xticks(at, labels, rotation=25, ha="right", fontsize=8)
+            elif min(at) > 0 and max(at) / min(at) > _WIDE:
+                ax.set_xscale("log")
+            ax.set_xlabel(axis)
+    head(figure, f"Along {axis}", note)
+    legend(figure, panels[0, 0])
+    return figure
+
+
+def _lines(ax: Axes, table: pd.DataFrame, metric: Metric, at: Mapping[str, float], joined: bool) -> None:
+    for policy, style in styles(table["policy"]).items():
+        mine = table[table["policy"] == policy]
+        if mine.empty:
+            continue
+        colour, dashes = style
+        ax.errorbar(
+            [at[label] for label in mine["value"]],
+            metric.scale * mine[metric.name],
+            yerr=metric.scale * mine[f"{metric.name}_half_width"].fillna(0.0),
+            color=colour,
+            linestyle=dashes if joined else "none",
+            marker="o",
+            markersize=3.5,
+            elinewidth=0.8,
+            label=policy,
+        )

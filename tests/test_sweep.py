@@ -1,0 +1,249 @@
+"""Sweeps: which points they have, and what is left of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from argus_sim import sweep
+from argus_sim.cli import main
+from argus_sim.errors import InputError
+from argus_sim.experiment import Experiment
+from argus_sim.lockfile import LOCK
+from argus_sim.runner import run_experiment
+from tests.make_experiment import content, write_experiment
+from tests.test_runner import tree
+
+AXES: dict[str, Any] = {
+    "slo": {"key": "slo.multiplier", "values": [2, 3.5]},
+    "trouble": {
+        "key": "cluster.faults",
+        "values": {"none": [], "a-crash": [{"kind": "crash", "at_s": 10, "workers": [0]}]},
+        "policies": ["argus"],
+    },
+}
+
+
+def check(axes: dict[str, Any], *, grid: bool = False, **changes: Any) -> Experiment:
+    return Experiment.check(content() | changes | {"sweep": {"axes": axes, "grid": grid}}, where="test")
+
+
+def test_one_axis_at_a_time() -> None:
+    points = check(AXES).points()
+    assert [p.name for p in points] == ["slo=2", "slo=3.5", "trouble=none", "trouble=a-crash"]
+    assert [p.experiment.slo.multiplier for p in points] == [2, 3.5, 3, 3]
+    assert [len(p.experiment.cluster.faults) for p in points] == [0, 0, 0, 1]
+    assert [[q.label for q in p.experiment.policies] for p in points] == [["static", "argus"]] * 2 + [
+        ["argus"]
+    ] * 2
+    assert all(p.experiment.sweep is None for p in points)
+    assert points[3].values == {"trouble": "a-crash"}
+
+
+def test_a_grid() -> None:
+    points = check(AXES, grid=True).points()
+    assert [p.name for p in points] == [
+        "slo=2,trouble=none",
+        "slo=2,trouble=a-crash",
+        "slo=3.5,trouble=none",
+        "slo=3.5,trouble=a-crash",
+    ]
+    assert [p.experiment.slo.multiplier for p in points] == [2, 2, 3.5, 3.5]
+
+
+def test_several_keys_and_all_items_of_a_list() -> None:
+    keys = ["policies.*.predictor", "policies.1.predictor"]
+    (point,) = check({"p": {"key": keys, "values": ["perfect"]}}).points()
+    assert [p.predictor for p in point.experiment.policies] == ["perfect", "perfect"]
+    (point,) = check({"g": {"key": "profile_changes.batching.gain", "values": [2]}}).points()
+    assert point.experiment.profile_changes.batching is not None
+    assert point.experiment.profile_changes.batching.gain == 2
+
+
+@pytest.mark.parametrize(
+    ("axis", "message"),
+    [
+        (
+            {"key": "slo.multiplyer", "values": [1]},
+            r"test: sweep a=1: slo.multiplyer: .*did you mean 'multiplier'",
+        ),
+        ({"key": "slo.multiplier", "values": [-1]}, r"test: sweep a=-1: slo.multiplier: .*; found -1"),
+        ({"key": "slo.multiplier", "values": []}, r"sweep.axes.a.values"),
+        ({"key": "cluster.faults", "values": [[]]}, r"sweep.axes.a: give \[\] a name"),
+        ({"key": "slo.multiplier", "values": [1, 1]}, r"sweep.axes.a: a value appears twice"),
+        ({"key": "profile", "values": ["a/b"]}, r"sweep.axes.a: 'a/b' cannot name a folder"),
+        ({"key": "profile", "values": {"x": "./a"}}, r"a path in a sweep must be absolute"),
+        ({"key": "traces.7.scale_rate", "values": [1]}, r"sweep a=1: traces has items 0 to 0, not '7'"),
+        ({"key": "slo.*.x", "values": [1]}, r"sweep a=1: slo is no list"),
+        ({"key": "slo.multiplier", "values": [1], "policies": ["agrus"]}, r"no policy 'agrus'.*'argus'"),
+        ({"key": "policies.1.params.tolerance", "values": [7]}, r"sweep a=7: policies.1.params.tolerance"),
+    ],
+)
+def test_what_an_axis_cannot_be(axis: dict[str, Any], message: str) -> None:
+    if axis["values"] == [-1]:
+        axis = axis | {"values": {"minus": -1}}
+        message = message.replace("a=-1", "a=minus")
+    with pytest.raises(InputError, match=message):
+        check({"a": axis})
+
+
+def test_an_axis_is_no_column_of_the_results() -> None:
+    with pytest.raises(InputError, match="an axis cannot be called 'late'"):
+        check({"late": AXES["slo"]})
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small experiment with a sweep (``small.yaml``) and its results (``out``); tests only read them."""
+    folder = tmp_path_factory.mktemp("swept")
+    path = write_experiment(folder, content() | {"sweep": {"axes": AXES}})
+    run_experiment(Experiment.load(path), folder / "out", jobs=1)
+    return folder
+
+
+def test_all_points_are_in_one_table(swept: Path) -> None:
+    summary = pd.read_csv(swept / "out" / "summary.csv", dtype={"slo": "str"})
+    assert list(summary.columns[:5]) == ["slo", "trouble", "policy", "trace", "seed"]
+    assert len(summary) == 2 * 2 * 2 + 2 * 2
+    assert summary["slo"].fillna("").tolist() == ["2"] * 4 + ["3.5"] * 4 + [""] * 4
+    assert summary["trouble"].fillna("").tolist() == [""] * 8 + ["none"] * 2 + ["a-crash"] * 2
+    for row in summary.to_dict("records"):
+        point = f"slo={row['slo']}" if row["slo"] == row["slo"] else f"trouble={row['trouble']}"
+        run = swept / "out" / point / row["policy"] / row["trace"] / str(row["seed"])
+        assert json.loads((run / "summary.json").read_text())["quality_yield"] == row["quality_yield"]
+        own = pd.read_csv(swept / "out" / point / "summary.csv")
+        assert row["quality_yield"] in own["quality_yield"].tolist()
+    # A longer deadline is easier to keep, and a worker less is worse.
+    static = summary[summary["policy"] == "static"].groupby("slo")["slo_violation_ratio"].mean()
+    assert static["3.5"] < static["2"]
+    argus = summary[summary["slo"].isna()].groupby("trouble")["quality_yield"].mean()
+    assert argus["a-crash"] < argus["none"]
+
+
+def test_a_point_is_what_an_experiment_of_its_own_would_be(swept: Path, tmp_path: Path) -> None:
+    experiment = Experiment.load(swept / "small.yaml", ["sweep=null", "slo.multiplier=3.5"])
+    run_experiment(experiment, tmp_path / "alone", jobs=1)
+    one = (tmp_path / "alone" / "summary.csv").read_bytes()
+    assert one == (swept / "out" / "slo=3.5" / "summary.csv").read_bytes()
+
+
+def test_figures_and_report(swept: Path) -> None:
+    assert {p.name for p in (swept / "out" / "figures").iterdir()} == {
+        f"{axis}.{kind}" for axis in AXES for kind in ("png", "svg")
+    }
+    page = (swept / "out" / "report.html").read_text("utf-8")
+    for point in ("slo=2", "slo=3.5", "trouble=none", "trouble=a-crash"):
+        assert point in page
+
+
+def test_the_lock_file_gives_the_same_bytes_in_parallel_and_after_an_interruption(
+    swept: Path, tmp_path: Path
+) -> None:
+    lock = swept / "out" / LOCK
+    run_experiment(Experiment.load(lock), tmp_path / "again", jobs=2)
+    want = tree(swept / "out")
+    assert tree(tmp_path / "again") == want
+    run = tmp_path / "again" / "slo=2" / "argus" / "rush" / "4"
+    for file in run.iterdir():
+        file.unlink()
+    (tmp_path / "again" / "summary.csv").unlink()
+    ran: list[str] = []
+    run_experiment(
+        Experiment.load(lock),
+        tmp_path / "again",
+        jobs=1,
+        resume=True,
+        on_run=lambda run, summary: ran.append(str(run.folder(Path()))),
+    )
+    assert ran == ["argus/rush/4"]
+    assert tree(tmp_path / "again") == want
+
+
+def test_the_lock_file_names_what_points_rest_on(tmp_path: Path) -> None:
+    axes = {"loads": {"key": "profile_changes.load_factor", "values": [1, 2], "policies": ["static"]}}
+    path = write_experiment(tmp_path, content() | {"sweep": {"axes": axes}, "replications": 1})
+    run_experiment(Experiment.load(path), tmp_path / "out", jobs=1)
+    inputs = yaml.safe_load((tmp_path / "out" / LOCK).read_text())["inputs"]
+    assert set(inputs) == {"profile test", "loads=2: profile test"}
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert "load times x 2" in page
+
+
+def test_the_command_line_says_it_by_axis(
+    swept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def call(*arguments: str) -> str:
+        code = main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        assert code == 0, err
+        return out
+
+    said = call("run", str(swept / "small.yaml"), "--out", str(tmp_path / "o"), "--jobs", "1", "--quiet")
+    assert "Quality yield / SLO violations (%)" in said
+    assert [line.split("│")[0].strip() for line in said.splitlines() if "/ " in line and "│" in line] == [
+        "2",
+        "3.5",
+        "none",
+        "a-crash",
+    ]
+    got = json.loads(
+        call("run", str(swept / "small.yaml"), "--out", str(tmp_path / "o"), "--jobs", "1", "--quiet", "--json")
+    )
+    assert len(got["runs"]) == 12
+    said = call("validate", str(swept / "small.yaml"))
+    assert "12 runs: 4 points of a sweep x up to 2 policies x 1 traces x 2 seeds" in said
+    assert "sweep over trouble: none, a-crash" in said
+
+
+def test_compare_wants_one_point(swept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = swept / "out"
+    assert main(["compare", str(out), "--policies", "argus", "static"]) == 2
+    assert "has a sweep over slo, trouble; choose one point of it" in capsys.readouterr().err
+    assert main(["compare", str(out / "slo=2"), "--policies", "argus", "static"]) == 0
+
+
+def test_validate_finds_what_is_wrong_at_a_point(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    axes = {"gain": {"key": "profile_changes.batching.gain", "values": [2, 9]}}
+    path = write_experiment(tmp_path, content() | {"sweep": {"axes": axes}})
+    assert main(["validate", str(path)]) == 2
+    assert "batches of 4 cannot gain 9; at most 4 is allowed" in capsys.readouterr().err
+    assert main(["run", str(path), "--out", str(tmp_path / "out")]) == 2
+    assert not (tmp_path / "out").exists()
+
+
+def rows_of(values: list[str], level: Callable[[int], float]) -> pd.DataFrame:
+    rows = [
+        {
+            "value": value,
+            "policy": policy,
+            "trace": "t",
+            **{name: level(i) for name in sweep.SHOWN},
+            **{f"{name}_half_width": np.nan for name in sweep.SHOWN},
+        }
+        for i, value in enumerate(values)
+        for policy in ("argus", "pac")
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_a_figure_has_its_values_where_they_are() -> None:
+    table = rows_of(["1", "10", "100"], lambda i: 0.1 * i)
+    figure = sweep.figure_axis(table, "gpus", [1.0, 10.0, 100.0], "note")
+    ax = figure.axes[0]
+    assert ax.get_xscale() == "log"
+    assert ax.lines[0].get_xdata().tolist() == [1.0, 10.0, 100.0]  # type: ignore[union-attr]
+    assert ax.lines[0].get_ydata().tolist() == pytest.approx([0.0, 0.1, 0.2])  # type: ignore[union-attr]
+    violations = figure.axes[2].lines[0].get_ydata()
+    assert violations.tolist() == pytest.approx([0.0, 10.0, 20.0])  # type: ignore[union-attr]
+    named = sweep.figure_axis(rows_of(["none", "some"], float), "trouble", [], "note").axes[0]
+    assert [text.get_text() for text in named.get_xticklabels()] == ["none", "some"]
+    assert named.lines[0].get_linestyle() == "None"
