@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help fig7 test test-calibrate lint bench readme pins clean
+.PHONY: help fig7 test test-calibrate lint bench docs validation readme pins clean
 
 help: ## Say what there is to make.
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -30,6 +30,13 @@ lint: $(VENV)/test ## Run the checks that need no run: ruff and mypy.
 
 bench: $(VENV)/test ## Measure requests/s and memory.
 	$(BIN)/python -m pytest tests/bench $(ARGS)
+
+docs: $(VENV)/test ## Build the documentation into build/site; warnings are errors.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "open build/site/index.html"
+
+validation: $(VENV)/test ## Run the analytic and golden tests and write what they found into docs/validation.md.
+	$(BIN)/python docs/validation.py
 
 readme: $(VENV)/core ## Bring README's table and picture up to date with runs/fig7.
 	$(BIN)/argus-sim table runs/fig7 --into README.md

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -36,6 +36,9 @@ from argus_sim.sections import (
     named,
 )
 from argus_sim.settings import input_error, override, put, read_yaml
+
+if TYPE_CHECKING:
+    from argus_sim.results import Results
 
 __all__ = [
     "Cluster",
@@ -126,6 +129,30 @@ class Experiment(Section):
         for setting in overrides:
             override(data, setting)
         return cls.check(data, where=str(path), folder=path.parent)
+
+    def run(
+        self,
+        out: str | Path | None = None,
+        *,
+        jobs: int | None = None,
+        resume: bool = False,
+        report: bool = True,
+    ) -> Results:
+        """Run it, as ``argus-sim run`` does; see :func:`argus_sim.runner.run_experiment`.
+
+        Args:
+            out: The folder for the results; ``runs/NAME`` by default. An earlier run's folder is replaced.
+            jobs: Processes; as many as there are cores by default.
+            resume: Keep the runs that are finished.
+            report: Draw the figures and write ``report.html``; many experiments in a row may not need them.
+
+        Raises:
+            InputError: Something is wrong with the experiment or one of its inputs.
+        """
+        from argus_sim.runner import run_experiment
+
+        where = Path(out or Path("runs") / self.name)
+        return run_experiment(self, where, jobs=jobs, resume=resume, report=report)
 
     @classmethod
     def check(cls, data: dict[str, Any], *, where: str, folder: Path = Path()) -> Experiment:

@@ -7,7 +7,7 @@ so that a quiet minute does not weigh as much as a busy one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from argus_sim.metrics import METRICS, Metric
+from argus_sim.moving import MAX_POINTS, Clock
 from argus_sim.plot_style import DASHED, embed, head, legend, render, save, styled, styles
 
 __all__ = [
@@ -37,66 +38,8 @@ Floats = npt.NDArray[np.float64]
 
 _GREY = "#CBCFD4"
 _INK = "#444444"
-#: Points along a line: more cannot be seen at the printed width and only make the files big.
-_MAX_POINTS = 288
-#: Default of the moving window; a twentieth of the trace where that is shorter.
-_SMOOTH_MIN = 15.0
 #: Variants drawn one by one in a level mix; the least used of a larger ladder are drawn as one.
 _MAX_LAYERS = 12
-
-
-class _Clock:
-    """The time axis of a timeline: which windows to draw, where, and how many to smooth over."""
-
-    def __init__(self, table: pd.DataFrame, smooth_min: float | None) -> None:
-        width_s = float(table["window_s"].iloc[0])
-        middle_s = (table["window_start_s"] + table["window_s"] / 2).to_numpy(dtype=np.float64)
-        in_hours = middle_s[-1] > 2 * 3600.0
-        self.step = max(1, math.ceil(len(table) / _MAX_POINTS))
-        unit_s = 3600.0 if in_hours else 60.0
-        self.at = middle_s[:: self.step] / unit_s
-        self.end = float(table["window_start_s"].iloc[-1] + table["window_s"].iloc[-1]) / unit_s
-        self.label = f"{'hours' if in_hours else 'minutes'} since the start of the trace"
-        if smooth_min is None:
-            smooth_min = min(_SMOOTH_MIN, self.end * unit_s / 60.0 / 20)
-        self.windows = max(1, round(60.0 * smooth_min / width_s))
-        self.note = f"Centred moving window of {self.windows * width_s / 60.0:.3g} min"
-
-    def ratio(self, part: pd.Series[Any], whole: pd.Series[Any]) -> Floats:
-        """Moving sum of the part over that of the whole, at the windows to draw; NaN over nothing."""
-
-        def moving(values: pd.Series[Any]) -> Floats:
-            # Differences of running sums: exact for counts, unlike pandas' rolling sums.
-            total = np.concatenate(([0.0], values.fillna(0.0).cumsum()))
-            rows = np.arange(len(values))
-            first = np.maximum(rows - (self.windows - 1) // 2, 0)
-            last = np.minimum(rows + self.windows // 2 + 1, len(values))
-            return np.asarray(total[last] - total[first], dtype=np.float64)
-
-        above, below = moving(part)[:: self.step], moving(whole)[:: self.step]
-        quotient: Floats = np.divide(above, below, out=np.full(len(below), math.nan), where=below > 0)
-        return quotient
-
-    def line(self, table: pd.DataFrame, metric: str) -> Floats:
-        """A metric of a timeline, smoothed."""
-        arrived, on_time, minutes = table["arrived"], table["on_time"], table["window_s"] / 60.0
-        quality = table["relative_quality"] * on_time
-        part, whole = {
-            "offered_per_min": (arrived, minutes),
-            "effective_throughput_per_min": (on_time, minutes),
-            "relative_quality": (quality, on_time),
-            "quality_yield": (quality, arrived),
-            "slo_violation_ratio": (arrived - on_time, arrived),
-        }[metric]
-        return self.ratio(part, whole)
-
-    def over_seeds(self, tables: Iterable[pd.DataFrame], metric: str) -> tuple[Floats, Floats, Floats]:
-        """Mean, lowest and highest over the seeds, window by window, of those that have a value there."""
-        stack = np.array([self.line(table, metric) for table in tables])
-        known = ~np.isnan(stack)
-        count, total = known.sum(axis=0), np.where(known, stack, 0.0).sum(axis=0)
-        mean = np.divide(total, count, out=np.full(len(count), math.nan), where=count > 0)
-        return mean, np.fmin.reduce(stack, axis=0), np.fmax.reduce(stack, axis=0)
 
 
 @styled
@@ -118,7 +61,7 @@ def figure_timeline(
     tables = [table for seeds in timelines.values() for table in seeds]
     if len({len(table) for table in tables}) != 1:
         raise ValueError("the timelines of a figure need the same windows")
-    clock, style = _Clock(tables[0], smooth_min), styles(timelines)
+    clock, style = Clock(tables[0], smooth_min), styles(timelines)
     figure = Figure(figsize=(9.0, 9.6), layout="constrained")
     axes: list[Axes] = list(figure.subplots(4, 1, sharex=True, height_ratios=(1.35, 1, 1, 1)))
     offered = clock.over_seeds(tables, "offered_per_min")[0]
@@ -150,7 +93,7 @@ def _percent(value: float, _: float) -> str:
     return f"{100 * value:.3g} %"
 
 
-def _time_axis(ax: Axes, clock: _Clock) -> None:
+def _time_axis(ax: Axes, clock: Clock) -> None:
     ax.set_xlim(0, clock.end)
     ax.set_xlabel(clock.label)
     ax.xaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 3, 5, 6, 10]))
@@ -327,7 +270,7 @@ def figure_level_mix(timeline: pd.DataFrame, policy: str, *, smooth_min: float |
 
     The dashed line is the offered load: what is between it and the stack was never finished.
     """
-    clock, minutes = _Clock(timeline, smooth_min), timeline["window_s"] / 60.0
+    clock, minutes = Clock(timeline, smooth_min), timeline["window_s"] / 60.0
     served = timeline.filter(regex="^served:").rename(columns=lambda name: name.removeprefix("served:"))
     counts = served.sum()
     rare = counts.sort_values(ascending=False, kind="stable").index[_MAX_LAYERS:]
@@ -368,7 +311,7 @@ def figure_latency_cdf(outcomes: Mapping[str, pd.DataFrame]) -> Figure:
     slos: list[float] = []
     curves: dict[str, tuple[Floats, Floats]] = {}
     longest = 0.0
-    share = np.linspace(0.0, 1.0, _MAX_POINTS)
+    share = np.linspace(0.0, 1.0, MAX_POINTS)
     for policy, table in outcomes.items():
         done = table["outcome"].isin(("on_time", "late"))
         latency = (table["finish_s"] - table["arrival_s"])[done].to_numpy(dtype=np.float64)

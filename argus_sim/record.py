@@ -5,7 +5,8 @@ Written by a host (simulated or live), read by metrics, plots and reports. Colum
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -116,3 +117,14 @@ class RunRecord:
                 "quality_relative_to_base": self.quality_relative_to_base.astype(np.float32),
             }
         )
+
+    def events(self) -> dict[str, Any]:
+        """`events.json`: what happened that is no request. A load that never ended has a NaN ``finish_s``."""
+        return {
+            "workers": self.workers,
+            "duration_s": self.duration_s,
+            "busy_s": self.busy_s,
+            "plans": [asdict(plan) for plan in self.plans],
+            "loads": [asdict(load) for load in self.loads],
+            "faults": [asdict(fault) for fault in self.faults],
+        }

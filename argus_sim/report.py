@@ -6,6 +6,7 @@ The same results give the same bytes: nothing here reads a clock, a locale or th
 from __future__ import annotations
 
 import base64
+import hashlib
 import importlib.resources
 import json
 import math
@@ -22,9 +23,15 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from argus_sim.charts.chart import dashes
+from argus_sim.charts.draw import Drawing
+from argus_sim.charts.story import TraceStory
+from argus_sim.charts.svg import readable
 from argus_sim.errors import InputError
 from argus_sim.intervals import KEYS, paired
+from argus_sim.intervals import aggregate as aggregate_of
 from argus_sim.metrics import METRICS, Metric
+from argus_sim.policy_style import styles
 from argus_sim.provenance import KINDS
 
 #: Columns of the headline table, and their headings where there are but 80 characters for all of them.
@@ -41,8 +48,10 @@ HEADLINE: dict[str, str] = {
 }
 #: Not a policy but a bound on all of them, so never "the best".
 _BOUND = "hindsight"
+#: Colour of the page, by day and by night.
+LIGHT, DARK = "#ffffff", "#14181d"
 #: A report is to be mailed and opened on a phone: figures beyond this many bytes stay in their folder.
-_MAX_FIGURE_BYTES = 2_700_000
+_MAX_FIGURE_BYTES = 1_500_000
 #: Runs listed one by one; beyond, ``summary.csv`` is the better place to look.
 _MAX_RUNS = 300
 
@@ -60,8 +69,11 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Cell:
+    """``best``: none is printed better. ``level``: paired by seed, it cannot be told from the best."""
+
     text: str
     best: bool
+    level: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +87,19 @@ def _columns(aggregate: pd.DataFrame) -> list[Metric]:
     return [METRICS[name] for name in HEADLINE if name in aggregate and aggregate[name].notna().any()]
 
 
-def _headline(aggregate: pd.DataFrame, plus_minus: str) -> dict[str, list[_Row]]:
-    """Rows by trace, by falling quality yield; the best of each column, as printed, is marked, ties together."""
+def _headline(
+    aggregate: pd.DataFrame, plus_minus: str, summary: pd.DataFrame | None = None
+) -> dict[str, list[_Row]]:
+    """Rows by trace, by falling quality yield; the best of each column, as printed, is marked, ties together.
+
+    With a summary, so is what is not the best but cannot be told from it.
+    """
     columns = _columns(aggregate)
     tables: dict[str, list[_Row]] = {}
     for trace, rows in aggregate.groupby("trace", sort=False):
         ranked = rows.sort_values("quality_yield", ascending=False, kind="stable", na_position="last")
         best = {metric.name: _best(ranked, metric) for metric in columns}
+        level = {metric.name: _level(ranked, metric, summary, str(trace)) for metric in columns}
         tables[str(trace)] = [
             _Row(
                 str(row["policy"]),
@@ -89,6 +107,7 @@ def _headline(aggregate: pd.DataFrame, plus_minus: str) -> dict[str, list[_Row]]
                     _Cell(
                         metric.text(row[metric.name], row[f"{metric.name}_half_width"], plus_minus=plus_minus),
                         row["policy"] != _BOUND and metric.text(row[metric.name]) == best[metric.name],
+                        row["policy"] in level[metric.name],
                     )
                     for metric in columns
                 ],
@@ -104,6 +123,25 @@ def _best(rows: pd.DataFrame, metric: Metric) -> str | None:
     if metric.better is None or len(means) < 2:
         return None
     return metric.text(float(means.max() if metric.better == "high" else means.min()))
+
+
+def _level(rows: pd.DataFrame, metric: Metric, summary: pd.DataFrame | None, trace: str) -> set[str]:
+    """The policies whose difference from the best, paired by seed, has an interval that holds zero."""
+    means = rows[rows["policy"] != _BOUND].set_index("policy")[metric.name].dropna()
+    if summary is None or metric.better is None or len(means) < 2:
+        return set()
+    best = str(means.idxmax() if metric.better == "high" else means.idxmin())
+    found = set()
+    for policy in map(str, means.index):
+        if policy == best:
+            continue
+        try:
+            ahead = paired(summary, best, policy, metric.name, trace=trace)
+        except InputError:  # No seed that both ran.
+            continue
+        if ahead.n > 1 and ahead.low <= 0 <= ahead.high:
+            found.add(policy)
+    return found
 
 
 def terminal_table(aggregate: pd.DataFrame) -> Table:
@@ -122,6 +160,16 @@ def terminal_table(aggregate: pd.DataFrame) -> Table:
             table.add_row(Text(f"  {row.policy}"), *cells)
         table.add_section()
     return table
+
+
+def headline_html(summary: pd.DataFrame) -> str:
+    """The headline numbers as plain HTML tables, for a notebook."""
+    tables = _headline(aggregate_of(summary), " ± ", summary)
+    return (
+        _environment()
+        .get_template("headline.html.j2")
+        .render(columns=_columns(aggregate_of(summary)), tables=tables)
+    )
 
 
 def findings(summary: pd.DataFrame) -> list[str]:
@@ -158,26 +206,18 @@ def findings(summary: pd.DataFrame) -> list[str]:
     return sentences
 
 
-def _data_uri(image: bytes) -> str:
-    """An image as an address that holds it. Inside ``<img>`` an SVG can neither run scripts nor load files."""
-    kind = "image/png" if image.startswith(b"\x89PNG") else "image/svg+xml"
-    return f"data:{kind};base64,{base64.b64encode(image).decode('ascii')}"
-
-
-def _figures(figures: Sequence[tuple[str, bytes]]) -> tuple[list[dict[str, str]], list[str]]:
-    """Figures to show, as many as fit, and the captions of the others."""
+def _figures(figures: Sequence[tuple[str, bytes]]) -> list[dict[str, str]]:
+    """Figures with their images inside. In ``<img>`` an SVG can neither run scripts nor load files."""
     shown: list[dict[str, str]] = []
-    left_out: list[str] = []
     room = _MAX_FIGURE_BYTES
     for caption, image in figures:
-        uri = _data_uri(image)
-        if len(uri) > room:
-            left_out.append(caption)
-            continue
+        kind = "image/png" if image.startswith(b"\x89PNG") else "image/svg+xml"
+        uri = f"data:{kind};base64,{base64.b64encode(image).decode('ascii')}"
         room -= len(uri)
         lead, _, rest = caption.partition(". ")
+        uri = uri if room >= 0 else ""
         shown.append({"lead": lead.removesuffix(".") + ".", "rest": rest, "alt": caption, "uri": uri})
-    return shown, left_out
+    return shown
 
 
 def _runs(summary: pd.DataFrame) -> dict[str, Any]:
@@ -201,10 +241,15 @@ def write_report(
     summary: pd.DataFrame,
     aggregate: pd.DataFrame,
     provenance: Sequence[tuple[str, str, str]],
-    figures: Sequence[tuple[str, bytes]],
+    stories: Sequence[TraceStory] = (),
+    front: Sequence[tuple[float, float]] = (),
+    facts: Sequence[tuple[str, str]] = (),
+    figures: Sequence[tuple[str, bytes]] = (),
     notes: Sequence[str] = (),
 ) -> None:
     """Writes an experiment's report: one HTML file with everything in it, as a whole or not at all.
+
+    Charts are inline SVG that is there without scripts; a script of our own adds what follows the pointer.
 
     Args:
         path: Where to, e.g. ``runs/fig7/report.html``.
@@ -214,42 +259,98 @@ def write_report(
         aggregate: :func:`argus_sim.metrics.aggregate` of it.
         provenance: What the numbers rest on: ``(what, kind, source)``, the kind one of
             :data:`argus_sim.provenance.KINDS`.
-        figures: ``(caption, SVG or PNG bytes)``; the first sentence of a caption is its title, the whole is
-            what a screen reader says.
+        stories: One for each trace.
+        front: Latency (s) and relative quality of the profile's variants that no other beats in both.
+        facts: What was run: ``(what, value)``.
+        figures: ``(caption, SVG or PNG bytes)``, as many as fit; the first sentence of a caption is its title.
         notes: Warnings and remarks, one paragraph each.
     """
     unknown = {kind for _, kind, _ in provenance} - set(KINDS)
     if unknown:
         raise ValueError(f"unknown kinds of provenance: {', '.join(sorted(unknown))}")
-    shown, left_out = _figures(figures)
-    source = importlib.resources.files("argus_sim").joinpath("templates/report.html.j2").read_text("utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     # By way of JSON, so that paths, enums and tuples in a configuration come out as plain text and lists.
     config = yaml.safe_dump(json.loads(json.dumps(lock, default=str)), sort_keys=False, allow_unicode=True)
     kinds = [kind for kind in KINDS if any(kind == of for _, of, _ in provenance)]
     seeds = summary.groupby(["policy", "trace"])["seed"].nunique()
-    html = environment.from_string(source).render(
-        title=title,
-        kinds=kinds,
-        policies=summary["policy"].nunique(),
-        traces=summary["trace"].nunique(),
-        seeds=int(seeds.max()) if len(seeds) else 0,
-        runs=len(summary),
-        requests=_mean_text(summary["arrived"]),
-        findings=findings(summary),
-        notes=list(notes),
-        columns=_columns(aggregate),
-        tables=_headline(aggregate, " ± "),
-        figures=shown,
-        left_out=left_out,
-        provenance=list(provenance),
-        definitions=[metric for metric in METRICS.values() if metric.name in summary],
-        all_runs=_runs(summary),
-        config=config,
+    policies = list(dict.fromkeys(map(str, summary["policy"])))
+    style = styles(policies)
+    drawing = Drawing(policies, [style[name][1] for name in policies])
+    traces = [drawing.trace(story, list(front), _totals(aggregate, story.name)) for story in stories]
+    script = _template("report.js")
+    html = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            title=title,
+            kinds=kinds,
+            policies=policies,
+            colours=[
+                (readable(style[name][0], LIGHT), readable(style[name][0], DARK), dashes(style[name][1]))
+                for name in policies
+            ],
+            traces_run=summary["trace"].nunique(),
+            seeds=int(seeds.max()) if len(seeds) else 0,
+            runs=len(summary),
+            requests=_mean_text(summary["arrived"]),
+            facts=list(facts),
+            findings=findings(summary),
+            notes=list(notes),
+            figures=_figures(figures),
+            columns=_columns(aggregate),
+            tables=_headline(aggregate, " ± ", summary),
+            bars=_bars(aggregate),
+            traces=traces,
+            provenance=list(provenance),
+            definitions=[metric for metric in METRICS.values() if metric.name in summary],
+            all_runs=_runs(summary),
+            config=config,
+            style=_template("report.css"),
+            script=script,
+            script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            # Within <script> nothing but its end tag means anything; with no "<" there is none.
+            data=json.dumps(drawing.data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"),
+        )
     )
     write_atomically(path, html.encode("utf-8"))
+
+
+def _template(name: str) -> str:
+    return importlib.resources.files("argus_sim").joinpath("templates", name).read_text("utf-8")
+
+
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FunctionLoader(_template),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _totals(aggregate: pd.DataFrame, trace: str) -> dict[str, dict[str, Any]]:
+    rows = aggregate[aggregate["trace"] == trace]
+    return {str(row["policy"]): {str(k): v for k, v in row.items()} for row in rows.to_dict("records")}
+
+
+def _bars(aggregate: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
+    """Share of the bound by trace and policy, for bars; empty where no bound was computed."""
+    metric = METRICS["share_of_bound"]
+    found: dict[str, list[dict[str, Any]]] = {}
+    known = aggregate[(aggregate["policy"] != _BOUND) & aggregate[metric.name].notna()]
+    for trace, rows in known.groupby("trace", sort=False):
+        ranked = rows.sort_values(metric.name, ascending=False, kind="stable")
+        found[str(trace)] = [
+            {
+                "policy": row["policy"],
+                "percent": 100 * row[metric.name],
+                "half": 0.0 if math.isnan(half) else 100 * half,
+                "text": metric.text(row[metric.name], half),
+            }
+            for row in ranked.to_dict("records")
+            for half in [float(row[f"{metric.name}_half_width"])]
+        ]
+    return found
 
 
 def _mean_text(values: pd.Series[Any]) -> str:

@@ -1,13 +1,27 @@
-"""What an experiment came to, and what its numbers rest on."""
+"""An experiment's results, for notebooks and scripts: tables, figures and comparisons.
+
+>>> from argus_sim import Experiment
+>>> results = Experiment.load("experiments/fig7.yaml").run("runs/fig7")  # doctest: +SKIP
+>>> results.plot.timeline("bursty")  # doctest: +SKIP
+"""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from argus_sim.simulate import Scene
+from argus_sim.errors import InputError, did_you_mean
+from argus_sim.experiment import Experiment
+from argus_sim.intervals import KEYS, aggregate, compare, paired
+from argus_sim.lockfile import LOCK
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -16,33 +30,181 @@ class Results:
 
     Attributes:
         folder: Where it is.
+        experiment: What was run.
         summary: One row per run, the columns of ``summary.csv``.
-        aggregate: Means and half-widths of 95 % intervals by policy and trace.
+        by_point: Of a sweep: the same with traces named by their point, which is what is averaged.
     """
 
     folder: Path
+    experiment: Experiment
     summary: pd.DataFrame
-    aggregate: pd.DataFrame
+    by_point: pd.DataFrame | None = None
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Results:
+        """Results that ``argus-sim run`` or :meth:`Experiment.run` has left.
+
+        Raises:
+            InputError: No experiment has ended in the folder.
+        """
+        folder = Path(folder)
+        for name in (LOCK, "summary.csv"):
+            if not (folder / name).is_file():
+                raise InputError(f"holds no {name}: no experiment has ended there", where=str(folder))
+        summary = pd.read_csv(folder / "summary.csv", dtype={"policy": "str", "trace": "str"})
+        return cls(folder, Experiment.load(folder / LOCK), summary)
+
+    @cached_property
+    def aggregate(self) -> pd.DataFrame:
+        """A row per policy and trace: means, and half-widths of 95 % intervals over seeds."""
+        return aggregate(self.summary if self.by_point is None else self.by_point)
+
+    @cached_property
+    def outcomes(self) -> pd.DataFrame:
+        """A row per request of every run: ``policy, trace, seed``, then the columns of ``outcomes.parquet``."""
+        return self._all("outcomes.parquet")
+
+    @cached_property
+    def timelines(self) -> pd.DataFrame:
+        """A row per window of every run: ``policy, trace, seed``, then the columns of ``timeline.parquet``."""
+        return self._all("timeline.parquet")
+
+    def run(self, policy: str, trace: str | None = None, seed: int | None = None) -> RunResults:
+        """One run; by default on the first trace, with the first seed.
+
+        Raises:
+            InputError: There is no such run.
+        """
+        labels = [p.label for p in self.experiment.policies]
+        traces = [t.name for t in self.experiment.traces]
+        trace, seed = trace or traces[0], self.experiment.seed if seed is None else seed
+        for what, name, known in (("policy", policy, labels), ("trace", trace, traces)):
+            if name not in known:
+                raise InputError(f"no {what} {name!r}{did_you_mean(name, known)}", where=str(self.folder))
+        if seed not in self.experiment.seeds:
+            seeds = self.experiment.seeds
+            raise InputError(f"no seed {seed}; they are {seeds[0]} to {seeds[-1]}", where=str(self.folder))
+        return RunResults(self.folder / policy / trace / str(seed))
+
+    def compare(self, to: str | Results | None = None, metric: str = "quality_yield") -> pd.DataFrame:
+        """How far apart policies are, paired by seed, so that it is about them and not about the luck of a seed.
+
+        Args:
+            to: A policy of this experiment (by default the best by ``metric`` on each trace), or other results.
+            metric: A column of :attr:`summary`.
+
+        Returns:
+            A row per trace and other policy: ``trace, a, b, metric, difference`` (``a - b``), ``half_width`` (of
+            its 95 % interval), ``pairs`` and ``differ`` (the interval does not hold zero; NaN widths never do).
+            For other results, the table of :func:`argus_sim.intervals.compare`.
+
+        Raises:
+            InputError: No such policy or metric, or nothing in common.
+        """
+        if isinstance(to, Results):
+            return compare(self.summary, to.summary)
+        if metric not in self.summary:
+            raise InputError(f"no metric {metric!r}{did_you_mean(metric, map(str, self.summary.columns))}")
+        rows = []
+        for trace, runs in self.summary.groupby("trace", sort=False):
+            means = runs.groupby("policy", sort=False)[metric].mean().sort_values(ascending=False, kind="stable")
+            a = to or str(means.index[0])
+            for b in map(str, means.index):
+                if b != a:
+                    got = paired(self.summary, a, b, metric, trace=str(trace))
+                    differ = got.low > 0 or got.high < 0
+                    rows.append((trace, a, b, metric, got.mean, got.half_width, got.n, differ))
+        names = ["trace", "a", "b", "metric", "difference", "half_width", "pairs", "differ"]
+        return pd.DataFrame(rows, columns=names)
+
+    @property
+    def plot(self) -> Plots:
+        """Figures, as Matplotlib draws them."""
+        return Plots(self)
+
+    def _all(self, name: str) -> pd.DataFrame:
+        parts = []
+        for policy, trace, seed in self.summary[list(KEYS)].itertuples(index=False):
+            table = pd.read_parquet(self.folder / policy / trace / str(seed) / name)
+            parts.append(table.assign(policy=policy, trace=trace, seed=seed))
+        table = pd.concat(parts, ignore_index=True)
+        return table[[*KEYS, *(column for column in table.columns if column not in KEYS)]]
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the headline numbers."""
+        from argus_sim.report import headline_html
+
+        return headline_html(self.summary)
 
 
-def provenance_rows(scene: Scene) -> list[tuple[str, str, str]]:
-    """What the numbers rest on: (what, kind, source) for each part of the profile and the traces."""
-    profile = scene.profile
-    rows: list[tuple[str, str, str]] = [
-        (
-            f"{profile.name}: {table}" + (f" ({part.covers})" if part.covers != "*" else ""),
-            part.kind,
-            part.source + (f"; derived: {part.derived}" if part.derived else ""),
-        )
-        for table in profile.tables
-        for part in profile.provenance_of(table)
-    ]
-    for config in scene.experiment.traces:
-        trace = scene.trace(config, scene.experiment.seed)
-        changes = "; ".join(trace.transformations)
-        for origin in trace.provenance:
-            covers = f" ({origin.covers})" if origin.covers != "*" else ""
-            source = origin.source + (f"; derived: {origin.derived}" if origin.derived else "")
-            source += f"; {changes}" if changes else ""
-            rows.append((f"trace {config.name}{covers}", origin.kind, source))
-    return rows + [(what, origin.kind, origin.source) for what, origin in scene.assumptions()]
+@dataclass(frozen=True)
+class RunResults:
+    """One run: one policy, one trace, one seed."""
+
+    folder: Path
+
+    @property
+    def outcomes(self) -> pd.DataFrame:
+        """A row per request."""
+        return pd.read_parquet(self.folder / "outcomes.parquet")
+
+    @property
+    def timeline(self) -> pd.DataFrame:
+        """A row per window of time."""
+        return pd.read_parquet(self.folder / "timeline.parquet")
+
+    @property
+    def events(self) -> dict[str, Any]:
+        """Placements, model loads and faults, with times in seconds."""
+        found: dict[str, Any] = json.loads((self.folder / "events.json").read_text("utf-8"))
+        return found
+
+
+@dataclass(frozen=True)
+class Plots:
+    """Figures of results. A trace is the first one unless it is named."""
+
+    results: Results
+
+    def timeline(self, trace: str | None = None) -> Figure:
+        """Load, throughput, quality and violations of every policy over a trace."""
+        from argus_sim import plots
+
+        labels = [policy.label for policy in self.results.experiment.policies]
+        seeds = self.results.experiment.seeds
+        name = trace or self.results.experiment.traces[0].name
+        tables = {p: [self.results.run(p, name, seed).timeline for seed in seeds] for p in labels}
+        return _shown(plots.figure_timeline(tables, name))
+
+    def totals(self) -> Figure:
+        """The headline numbers as bars with intervals."""
+        from argus_sim import plots
+
+        return _shown(plots.figure_totals(self.results.aggregate))
+
+    def front(self) -> Figure:
+        """Quality against violations."""
+        from argus_sim import plots
+
+        return _shown(plots.figure_front(self.results.aggregate))
+
+    def level_mix(self, policy: str, trace: str | None = None) -> Figure:
+        """Which variants served, over a trace."""
+        from argus_sim import plots
+
+        return _shown(plots.figure_level_mix(self.results.run(policy, trace).timeline, policy))
+
+    def latency_cdf(self, trace: str | None = None) -> Figure:
+        """Share of requests that had their image within a time, by policy."""
+        from argus_sim import plots
+
+        labels = [policy.label for policy in self.results.experiment.policies]
+        return _shown(plots.figure_latency_cdf({p: self.results.run(p, trace).outcomes for p in labels}))
+
+
+def _shown(figure: Figure) -> Figure:
+    """The figure, such that a notebook shows it where it is the value of a cell, whatever has been imported."""
+    from argus_sim.plot_style import render
+
+    figure._repr_png_ = lambda: render(figure, "png", dpi=100)  # type: ignore[attr-defined]
+    return figure

@@ -1,8 +1,8 @@
 """Running a whole experiment: all its runs, in parallel, resumable, and the results beside them.
 
 What is left under the folder (see the documentation of the layout in the README): a folder for each run with
-``outcomes.parquet``, ``timeline.parquet`` and ``summary.json``; ``summary.csv``, ``figures/`` and
-``report.html`` made from all of them; and ``experiment.lock.yaml``, from which the same bytes come again.
+``outcomes.parquet``, ``timeline.parquet``, ``events.json`` and ``summary.json``; what :mod:`argus_sim.conclude`
+makes from all of them; and ``experiment.lock.yaml``, from which the same bytes come again.
 Nothing that is written depends on the clock, the machine or the number of processes.
 """
 
@@ -26,11 +26,13 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from argus_sim import metrics, plots, report, sweep
+from argus_sim import metrics, sweep
+from argus_sim.conclude import conclude
 from argus_sim.errors import InputError
 from argus_sim.experiment import Experiment, PolicyConfig, TraceConfig
 from argus_sim.lockfile import LOCK, make_lock
-from argus_sim.results import Results, provenance_rows
+from argus_sim.report import write_atomically
+from argus_sim.results import Results
 from argus_sim.simulate import Scene, forget, hindsight, simulate
 from argus_sim.trace import Trace
 
@@ -63,6 +65,7 @@ def run_experiment(
     *,
     jobs: int | None = None,
     resume: bool = False,
+    report: bool = True,
     digests: dict[str, str] | None = None,
     on_start: Callable[[int, int], None] = lambda total, done: None,
     on_run: Callable[[Run, dict[str, Any]], None] = lambda run, summary: None,
@@ -74,6 +77,7 @@ def run_experiment(
         out: The folder for the results; an earlier run's folder is replaced.
         jobs: Processes; as many as there are cores by default.
         resume: Keep the finished runs of the folder; it must be of the same experiment.
+        report: Draw the figures and write the report as well; of a sweep they always are.
         digests: Those of a lock file; the inputs must still have them.
         on_start: Told how many runs there are, and how many of them are done.
         on_run: Told of each run as it ends.
@@ -111,7 +115,8 @@ def run_experiment(
     }
     if points:
         return sweep.finish(experiment, out, {p: tables[out / p] for p in points}, points, lock)
-    return _finish(scene, out, tables[out], lock)
+    conclude(scene, out, tables[out], lock, report=report)
+    return Results(out, experiment, tables[out])
 
 
 def rehearse(scene: Scene) -> None:
@@ -159,7 +164,7 @@ def _prepare(out: Path, lock: dict[str, Any], resume: bool) -> None:
     if out.exists():
         shutil.rmtree(out)
     out.mkdir(parents=True)
-    report.write_atomically(old, yaml.safe_dump(lock, sort_keys=False, allow_unicode=True).encode())
+    write_atomically(old, yaml.safe_dump(lock, sort_keys=False, allow_unicode=True).encode())
 
 
 # -- the runs ----------------------------------------------------------------------------------------------
@@ -222,6 +227,7 @@ def run_one(experiment: Experiment, run: Run, out: Path) -> dict[str, Any]:
     partial.mkdir(parents=True)
     _write_parquet(record.frame(), partial / "outcomes.parquet")
     _write_parquet(metrics.timeline(record, experiment.window_s), partial / "timeline.parquet")
+    (partial / "events.json").write_text(json.dumps(_no_nan(record.events())) + "\n", "utf-8")
     (partial / "summary.json").write_text(json.dumps(_no_nan(summary), indent=1) + "\n", "utf-8")
     if folder.exists():
         shutil.rmtree(folder)
@@ -270,6 +276,8 @@ def _no_nan(value: Any) -> Any:
     """JSON has no NaN: undefined is null."""
     if isinstance(value, dict):
         return {key: _no_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_no_nan(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
@@ -288,42 +296,3 @@ def _summary(scene: Scene, summaries: list[dict[str, Any]]) -> pd.DataFrame:
         key=lambda column: column.map({**traces, **order}) if column.name != "seed" else column,
         ignore_index=True,
     )
-
-
-def _finish(scene: Scene, out: Path, summary: pd.DataFrame, lock: dict[str, Any]) -> Results:
-    experiment = scene.experiment
-    report.write_atomically(out / "summary.csv", summary.to_csv(index=False).encode())
-    aggregate = metrics.aggregate(summary)
-    figures = _figures(scene, out, aggregate)
-    folder = out / "figures"
-    embedded = []
-    for name, caption, figure in figures:
-        plots.save(figure, folder, name)
-        embedded.append((caption, plots.embed(figure)))
-    report.write_report(
-        out / "report.html",
-        title=experiment.name,
-        lock=lock,
-        summary=summary,
-        aggregate=aggregate,
-        provenance=provenance_rows(scene),
-        figures=embedded,
-        notes=[experiment.description] if experiment.description else [],
-    )
-    return Results(out, summary, aggregate)
-
-
-def _figures(scene: Scene, out: Path, aggregate: pd.DataFrame) -> Iterator[tuple[str, str, Any]]:
-    experiment = scene.experiment
-    for trace in experiment.traces:
-        timelines = {
-            policy.label: [
-                pd.read_parquet(Run(policy, trace, seed).folder(out) / "timeline.parquet")
-                for seed in experiment.seeds
-            ]
-            for policy in experiment.policies
-        }
-        caption = f"Load, throughput, quality and violations on {trace.name}. Means over seeds by policy."
-        yield f"timeline-{trace.name}", caption, plots.figure_timeline(timelines, trace.name)
-    yield "totals", "Totals by policy. Whiskers are 95 % intervals over seeds.", plots.figure_totals(aggregate)
-    yield "front", "Quality against violations. Each point is a policy on a trace.", plots.figure_front(aggregate)

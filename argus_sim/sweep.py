@@ -14,10 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from argus_sim import metrics, plots, report
+from argus_sim.conclude import provenance_rows
 from argus_sim.experiment import Experiment
 from argus_sim.metrics import METRICS, Metric
 from argus_sim.plot_style import head, legend, styled, styles
-from argus_sim.results import Results, provenance_rows
+from argus_sim.results import Results
 from argus_sim.simulate import Scene
 
 #: What the figure of an axis shows, from left to right.
@@ -69,7 +70,7 @@ def finish(
         figures=embedded,
         notes=[experiment.description] if experiment.description else [],
     )
-    return Results(out, summary, aggregate)
+    return Results(out, experiment, summary, by_point)
 
 
 def together(experiment: Experiment, summaries: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -16,7 +16,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from argus_sim import plot_style, plots
+from argus_sim import plot_style, plots, policy_style
 from argus_sim.domain import Outcome
 from argus_sim.metrics import aggregate, summarise, timeline
 from argus_sim.plots import figure_front, figure_latency_cdf, figure_level_mix, figure_timeline, figure_totals
@@ -192,6 +192,6 @@ def test_styles_are_fixed_and_distinct() -> None:
 
 
 def test_examples_in_docstrings() -> None:
-    failed, attempted = doctest.testmod(plot_style)
+    failed, attempted = doctest.testmod(policy_style)
     assert attempted
     assert not failed

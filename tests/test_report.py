@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import html.parser
+import json
 import math
 import os
 import re
@@ -17,10 +20,9 @@ from rich.console import Console
 
 from argus_sim.metrics import METRICS, aggregate
 from argus_sim.report import findings, terminal_table, write_atomically, write_report
+from tests.make_story import make_story
 
 NAN = math.nan
-SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="4" height="4"></svg>'
-PNG = b"\x89PNG\r\n\x1a\n not really"
 LOCK = {"name": "fig7", "seeds": (0, 1), "profile": Path("profiles/a"), "cluster": {"workers": 8, "speed": None}}
 
 
@@ -54,7 +56,9 @@ def written(path: Path, **changes: Any) -> str:
         "summary": summary,
         "aggregate": aggregate(summary),
         "provenance": [("latency", "measured", "our harness"), ("trace", "synthetic", "seed 7")],
-        "figures": [("Policies over time. All of them.", SVG), ("Totals.", PNG)],
+        "stories": [make_story(trace, tuple(dict.fromkeys(summary["policy"]))) for trace in ("day", "night")],
+        "facts": [("GPUs", "8"), ("profile", "<mine>")],
+        "front": [(1.1, 0.84), (4.2, 0.985)],
         "notes": ["one run was <stopped>"],
     }
     write_report(path / "report.html", **{**arguments, **changes})
@@ -84,21 +88,54 @@ class Page(html.parser.HTMLParser):
 
 
 def test_it_needs_nothing_else(tmp_path: Path) -> None:
-    page = Page(written(tmp_path))
-    names = {tag for tag, _ in page.tags}
-    assert not names & {"script", "link", "iframe"}
+    text = written(tmp_path)
+    page = Page(text)
+    assert not {tag for tag, _ in page.tags} & {"link", "iframe", "img", "object"}
     for _, attributes in page.tags:
         assert not any(name.startswith("on") for name in attributes)
         for name in ("src", "href"):
-            address = attributes.get(name) or "#"
-            assert address.startswith(("data:image/", "#")), address
-    images = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert [image["alt"] for image in images] == ["Policies over time. All of them.", "Totals."]
-    assert [str(image["src"]).partition(";")[0] for image in images] == ["data:image/svg+xml", "data:image/png"]
-    targets = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
-    for _, attributes in page.tags:
-        assert (attributes.get("aria-labelledby") or next(iter(targets))) in targets
+            assert (attributes.get(name) or "#").startswith("#")
+    assert not re.findall(r"(?:url\(|@import|fetch\(|https?:)(?!#)[^)]{0,20}", text.partition("<body>")[0])
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_only_our_script_may_run(tmp_path: Path) -> None:
+    text = written(tmp_path)
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in text
+
+
+def test_every_chart_is_there_without_scripts_and_says_what_it_shows(tmp_path: Path) -> None:
+    page = Page(written(tmp_path))
+    charts = [attributes for _, attributes in page.tags if attributes.get("aria-roledescription") == "chart"]
+    policies, traces = SUMMARY["policy"].nunique(), SUMMARY["trace"].nunique()
+    assert len(charts) == traces * (4 + 2 + 1 + 2 * policies)
+    assert all(len(str(chart["aria-label"])) > 40 for chart in charts)
+    lines = [attributes for tag, attributes in page.tags if tag == "path" and attributes.get("class") == "line"]
+    assert len(lines) == traces * (4 + 1) * policies
+    assert all(str(path["d"]).startswith("M") for path in lines)
+
+
+def test_names_and_targets_exist(tmp_path: Path) -> None:
+    page = Page(written(tmp_path))
+    ids = [str(attributes["id"]) for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for _, attributes in page.tags:
+        assert (attributes.get("aria-labelledby") or ids[0]) in ids
+        link = attributes.get("href") or f"#{ids[0]}"
+        assert link[1:] in ids
+
+
+def test_the_script_reads_what_the_charts_draw(tmp_path: Path) -> None:
+    text = written(tmp_path)
+    (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    data = json.loads(found)
+    drawn = {attributes["data-chart"] for _, attributes in Page(text).tags if "data-chart" in attributes}
+    assert drawn == set(data["charts"])
+    assert data["policies"] == ["pac", "argus", "<b>x</b>"]
+    chart = data["charts"]["t0-quality_yield"]
+    assert [len(values) for _, values in chart["series"]] == [len(data["groups"][0]["x"])] * 3
 
 
 def test_what_users_write_is_text(tmp_path: Path) -> None:
@@ -131,17 +168,17 @@ def test_tables_rank_by_yield_and_mark_the_best(tmp_path: Path) -> None:
     day = written(tmp_path).partition(">day</h3>")[2].partition("</table>")[0]
     assert re.findall(r'<th scope="row">(.*?)</th>', day) == ["argus", "pac", "&lt;b&gt;x&lt;/b&gt;"]
     half = aggregate(SUMMARY)["quality_yield_half_width"].iloc[1]
-    assert f'<td class="best">0.910 ± {half:.3f}</td>' in day
+    assert f'<td class="best">0.910<span class="pm"> ± {half:.3f}</span>' in day
     assert '<td class="best">0.810' not in day
     # All have the same throughput, so all are best; how many models they load is no merit.
-    assert day.count('<td class="best">1.0 ± 0.0</td>') == 3
+    assert day.count('<td class="best">1.0<span class="pm"> ± 0.0</span>') == 3
 
 
 def test_the_bound_is_not_a_policy(tmp_path: Path) -> None:
     summary = a_summary({"argus": [0.9], "pac": [0.8], "hindsight": [0.99]})
     text = written(tmp_path, summary=summary)
-    assert '<td class="best">0.900</td>' in text
-    assert '<td class="best">0.990</td>' not in text
+    assert '<td class="best">0.900<span class="mark"' in text
+    assert '<td class="best">0.990' not in text
     assert "argus has the highest quality yield" in text
     assert "One seed, so no intervals." in text
 
@@ -152,12 +189,20 @@ def test_columns_that_were_not_computed_are_left_out(tmp_path: Path) -> None:
     assert "share of bound" not in written(tmp_path, summary=without).partition("<tbody>")[0]
 
 
-def test_it_stays_small(tmp_path: Path) -> None:
-    big = PNG + bytes(1_500_000)
-    text = written(tmp_path, figures=[("One.", big), ("Two.", big), ("Three.", SVG)])
-    assert len(text) < 3_000_000
-    assert [attributes["alt"] for tag, attributes in Page(text).tags if tag == "img"] == ["One.", "Three."]
-    assert "<li>Two.</li>" in text
+def test_what_cannot_be_told_from_the_best_is_marked(tmp_path: Path) -> None:
+    def row(policy: str, yields: dict[str, list[float]]) -> str:
+        day = written(tmp_path, summary=a_summary(yields)).partition(">day</h3>")[2].partition("</table>")[0]
+        cells = day.partition(f'<th scope="row">{policy}</th>')[2].partition("</tr>")[0]
+        return cells.strip().partition("\n")[0]
+
+    assert "≈" in row("a", {"a": [0.5, 0.7, 0.6], "b": [0.6, 0.65, 0.7]})
+    assert "≈" not in row("a", {"a": [0.5, 0.55, 0.6], "b": [0.6, 0.65, 0.7]})
+    assert "≈" not in row("a", {"a": [0.5], "b": [0.6]})
+
+
+def test_nine_policies_over_two_long_traces_stay_small(tmp_path: Path) -> None:
+    summary = a_summary({f"p{i}": [0.5] for i in range(9)}, traces=("day", "night"))
+    assert len(written(tmp_path, summary=summary)) < 3_000_000
 
 
 def test_many_runs_are_cut_short(tmp_path: Path) -> None:
@@ -166,7 +211,7 @@ def test_many_runs_are_cut_short(tmp_path: Path) -> None:
 
 
 def test_the_least_there_can_be(tmp_path: Path) -> None:
-    Page(written(tmp_path, figures=[], provenance=[], notes=[], summary=a_summary({"argus": [NAN]})))
+    Page(written(tmp_path, stories=[], facts=[], provenance=[], notes=[], summary=a_summary({"argus": [NAN]})))
 
 
 def test_a_terminal_of_eighty_characters_is_enough() -> None:

@@ -26,6 +26,7 @@ from argus_sim.runner import Run, run_experiment, runs_of
 from argus_sim.simulate import Scene
 from tests.make_experiment import content, write_experiment
 
+FILES = ("outcomes.parquet", "timeline.parquet", "events.json", "summary.json")
 RUNS = [
     f"{policy}/{trace}/{seed}" for policy in ("static", "argus") for trace in ("rush", "file") for seed in (3, 4)
 ]
@@ -70,7 +71,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 def test_layout(finished: Path) -> None:
     names = set(tree(finished / "out"))
     for run in RUNS:
-        assert {f"{run}/outcomes.parquet", f"{run}/timeline.parquet", f"{run}/summary.json"} <= names
+        assert {f"{run}/{name}" for name in FILES} <= names
     assert {LOCK, "summary.csv", "report.html"} <= names
     figures = {name.removeprefix("figures/") for name in names if name.startswith("figures/")}
     assert {f"timeline-{trace}.{kind}" for trace in ("rush", "file") for kind in ("png", "svg")} <= figures

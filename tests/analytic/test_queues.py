@@ -6,6 +6,7 @@ contains the closed form, and that the interval is narrow enough for a wrong for
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 
@@ -49,11 +50,28 @@ def poisson(rate_per_s: float, n: int, rng: np.random.Generator) -> Floats:
     return np.cumsum(rng.exponential(1.0 / rate_per_s, n))
 
 
+@pytest.fixture
+def note(record_property: Callable[[str, object], None]) -> Callable[..., None]:
+    """Tells the page of validation what a test has found."""
+
+    def tell(what: str, exact: float, found: tuple[float, float]) -> None:
+        record_property("figure", json.dumps({"what": what, "exact": exact, "mean": found[0], "half": found[1]}))
+
+    return tell
+
+
 def assert_contains(
-    runs: list[Served], exact: float, *, within: float, statistic: Callable[[Served], float] = mean_wait_s
+    runs: list[Served],
+    exact: float,
+    *,
+    within: float,
+    statistic: Callable[[Served], float] = mean_wait_s,
+    note: tuple[Callable[..., None], str] | None = None,
 ) -> None:
     """``within``: the widest half-interval allowed, relative to the closed form."""
     mean, half = interval([statistic(run) for run in runs])
+    if note is not None:
+        note[0](note[1], exact, (mean, half))
     assert half < within * exact, f"{mean:.5f} +- {half:.5f} is too wide to tell anything about {exact:.5f}"
     assert abs(mean - exact) <= half, f"{exact:.5f} is outside {mean:.5f} +- {half:.5f}"
 
@@ -97,7 +115,7 @@ def test_closed_forms_agree_where_they_meet() -> None:
 @pytest.mark.parametrize(
     ("servers", "utilisation", "n"), [(1, 0.7, 50_000), (2, 0.7, 50_000), (4, 0.75, 50_000), (8, 0.75, 80_000)]
 )
-def test_mmc(servers: int, utilisation: float, n: int) -> None:
+def test_mmc(servers: int, utilisation: float, n: int, note: Callable[..., None]) -> None:
     """M/M/1, and Erlang C for more servers."""
     load = utilisation * servers
 
@@ -105,10 +123,11 @@ def test_mmc(servers: int, utilisation: float, n: int) -> None:
         return run_queue(PROFILE, poisson(load, n, rng), rng.exponential(1.0, n), servers)
 
     exact = erlang_c(servers, load) / (servers - load)
-    assert_contains(replications(replicate, seed=10 + servers), exact, within=0.03)
+    name = f"M/M/{servers}, {utilisation:.0%} utilised: mean wait (s)"
+    assert_contains(replications(replicate, seed=10 + servers), exact, within=0.03, note=(note, name))
 
 
-def test_md1() -> None:
+def test_md1(note: Callable[..., None]) -> None:
     """Deterministic service, drawn from a profile that says so."""
     profile = make_profile({"model": {1: 2.0}}, prompts=2, distribution="deterministic")
     rate_per_s, n = 0.35, 25_000
@@ -117,11 +136,12 @@ def test_md1() -> None:
         return run_queue(profile, poisson(rate_per_s, n, rng), ServiceTimes.of(profile, n, rng), 1)
 
     exact = pollaczek_khinchine(rate_per_s, 2.0, 4.0)
-    assert_contains(replications(replicate, seed=20), exact, within=0.02)
+    name = "M/D/1, 70% utilised: mean wait (s)"
+    assert_contains(replications(replicate, seed=20), exact, within=0.02, note=(note, name))
 
 
 @pytest.mark.parametrize("cv", [0.3, 0.8])
-def test_mg1(cv: float) -> None:
+def test_mg1(cv: float, note: Callable[..., None]) -> None:
     """Lognormal service with a coefficient of variation, drawn from a profile that says so."""
     profile = make_profile({"model": {1: 2.0}}, prompts=2, distribution="lognormal", std_s=cv)
     rate_per_s, n = 0.35, 30_000
@@ -130,7 +150,8 @@ def test_mg1(cv: float) -> None:
         return run_queue(profile, poisson(rate_per_s, n, rng), ServiceTimes.of(profile, n, rng), 1)
 
     exact = pollaczek_khinchine(rate_per_s, 2.0, 4.0 * (1.0 + cv**2))
-    assert_contains(replications(replicate, seed=30 + int(10 * cv)), exact, within=0.03)
+    name = f"M/G/1, 70% utilised, lognormal with cv {cv}: mean wait (s)"
+    assert_contains(replications(replicate, seed=30 + int(10 * cv)), exact, within=0.03, note=(note, name))
 
 
 def test_service_times_have_the_moments_of_the_profile() -> None:
@@ -143,7 +164,7 @@ def test_service_times_have_the_moments_of_the_profile() -> None:
 
 
 @pytest.mark.parametrize(("servers", "room", "utilisation"), [(1, 5, 0.9), (4, 4, 0.8), (4, 10, 1.3)])
-def test_mmck(servers: int, room: int, utilisation: float) -> None:
+def test_mmck(servers: int, room: int, utilisation: float, note: Callable[..., None]) -> None:
     """Rejection by a queue limit: the share refused, and the wait of those accepted; overload included."""
     load, n = utilisation * servers, 25_000
 
@@ -153,9 +174,10 @@ def test_mmck(servers: int, room: int, utilisation: float) -> None:
 
     share, wait_s = finite_queue(servers, room, load)
     runs = replications(replicate, seed=40 + room)
-    assert_contains(runs, share, within=0.03, statistic=refused)
+    name = f"M/M/{servers}/{room}, offered {utilisation:.0%}"
+    assert_contains(runs, share, within=0.03, statistic=refused, note=(note, f"{name}: share refused"))
     if room > servers:
-        assert_contains(runs, wait_s, within=0.03)
+        assert_contains(runs, wait_s, within=0.03, note=(note, f"{name}: mean wait (s)"))
     else:
         assert all(mean_wait_s(run) == 0.0 for run in runs)
 

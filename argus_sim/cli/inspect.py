@@ -1,0 +1,186 @@
+"""``argus-sim trace`` and ``argus-sim watch``: look into one run, and at an experiment while it runs."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from argus_sim.cli import output
+from argus_sim.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import RenderableType
+
+    from argus_sim.experiment import Experiment
+
+app = typer.Typer()
+
+#: A line of these, low to high, draws a series in a row of text.
+_BARS = "▁▂▃▄▅▆▇█"
+_SPARK = 40
+
+
+@app.command(epilog=output.examples("argus-sim trace runs/fig7/argus/bursty/1"))
+def trace(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="The folder of one run: runs/EXP/POLICY/TRACE/SEED.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where to; by default trace.json in the run's folder.")
+    ] = None,
+    as_json: output.Json = False,
+    quiet: output.Quiet = False,
+) -> None:
+    """Write a run in Chrome's trace event format.
+
+    Perfetto (ui.perfetto.dev) and chrome://tracing show its batches, model loads, decisions and faults.
+    """
+    import pandas as pd
+
+    from argus_sim.chrome_trace import trace_json
+    from argus_sim.report import write_atomically
+
+    for name in ("outcomes.parquet", "timeline.parquet", "events.json"):
+        if not (run / name).is_file():
+            raise InputError(f"holds no {name}; a run's folder is runs/EXP/POLICY/TRACE/SEED", where=str(run))
+    path = out or run / "trace.json"
+    text = trace_json(
+        pd.read_parquet(run / "outcomes.parquet"),
+        pd.read_parquet(run / "timeline.parquet"),
+        json.loads((run / "events.json").read_text("utf-8")),
+        title=" ".join(run.resolve().parts[-3:]),
+    )
+    write_atomically(path, text.encode("utf-8"))
+    if as_json:
+        output.show_json({"file": path, "bytes": path.stat().st_size})
+        return
+    output.say(str(path))
+    output.remark("open it at ui.perfetto.dev; it is read in the browser and sent nowhere", quiet=quiet)
+
+
+@app.command(epilog=output.examples("argus-sim watch runs/fig7", "argus-sim watch runs/fig7 --once"))
+def watch(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of an experiment's results: runs/EXP.")],
+    every_s: Annotated[float, typer.Option("--every", min=0.1, metavar="S", help="Seconds between looks.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Look once and stop; so does --json.")] = False,
+    as_json: output.Json = False,
+    quiet: output.Quiet = False,
+) -> None:
+    """Watch an experiment from another terminal while it runs.
+
+    Shows what the runner has written so far: the runs that are finished, their means, and the course of the last
+    one of each policy. Stops when the experiment has ended.
+    """
+    from rich.console import Console
+    from rich.live import Live
+
+    from argus_sim.experiment import Experiment
+    from argus_sim.lockfile import LOCK
+
+    lock = run / LOCK
+    if not lock.is_file():
+        raise InputError(f"holds no {LOCK}: no experiment has begun there", where=str(run))
+    experiment = Experiment.load(lock)
+    if as_json:
+        output.show_json(_so_far(run, experiment))
+        return
+    console = Console(highlight=False)
+    if once or not console.is_terminal:
+        output.show(dashboard(run, experiment)[0])
+        return
+    output.remark("Ctrl-C stops watching, not the experiment", quiet=quiet)
+    try:
+        with Live(console=console, auto_refresh=False) as live:
+            while True:
+                shown, ended = dashboard(run, experiment)
+                live.update(shown, refresh=True)
+                if ended:
+                    return
+                time.sleep(every_s)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _so_far(folder: Path, experiment: Experiment) -> dict[str, Any]:
+    """The summaries of the runs that are finished, and how many there will be."""
+    paths = [
+        folder / policy.label / config.name / str(seed) / "summary.json"
+        for config in experiment.traces
+        for policy in experiment.policies
+        for seed in experiment.seeds
+    ]
+    found = [json.loads(path.read_text("utf-8")) for path in paths if path.is_file()]
+    ended = len(found) == len(paths) and (folder / "report.html").is_file()
+    return {"experiment": experiment.name, "ended": ended, "runs": len(paths), "finished": found}
+
+
+def dashboard(folder: Path, experiment: Experiment) -> tuple[RenderableType, bool]:
+    """What there is so far, and whether that is all."""
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.text import Text
+
+    parts: list[RenderableType] = []
+    total = done = 0
+    for config in experiment.traces:
+        rows: list[tuple[str, list[dict[str, Any]], Path | None]] = []
+        for policy in experiment.policies:
+            runs = [folder / policy.label / config.name / str(seed) for seed in experiment.seeds]
+            finished = [path for path in runs if (path / "summary.json").is_file()]
+            total, done = total + len(runs), done + len(finished)
+            found = [json.loads((path / "summary.json").read_text("utf-8")) for path in finished]
+            rows.append((policy.label, found, finished[-1] if finished else None))
+        parts += [Text(""), _table(config.name, rows, len(experiment.seeds))]
+    ended = done == total and (folder / "report.html").is_file()
+    state = "ended" if ended else "figures and report" if done == total else "running"
+    head = Text.assemble((experiment.name, "bold"), f"  {done} of {total} runs, {state}")
+    return Group(head, ProgressBar(total=total, completed=done, width=_SPARK), *parts), ended
+
+
+def _table(trace: str, rows: list[tuple[str, list[dict[str, Any]], Path | None]], seeds: int) -> RenderableType:
+    import pandas as pd
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column(trace, no_wrap=True)
+    for heading in ("runs", "quality\nyield", "violations\n%", "on time\n/min", "p99\ns"):
+        table.add_column(heading, justify="right")
+    table.add_column("violations over the last run", no_wrap=True)
+    means = {policy: _mean(found, "quality_yield") for policy, found, _ in rows}
+    for policy, found, last in sorted(rows, key=lambda row: -(means[row[0]] or -1.0)):
+        cells = [f"{len(found)}/{seeds}"]
+        for name, scale, digits in (
+            ("quality_yield", 1, 3),
+            ("slo_violation_ratio", 100, 2),
+            ("effective_throughput_per_min", 1, 1),
+            ("latency_p99_s", 1, 2),
+        ):
+            value = _mean(found, name)
+            cells.append("" if value is None else f"{scale * value:,.{digits}f}")
+        spark = "" if last is None else sparkline(pd.read_parquet(last / "timeline.parquet"))
+        table.add_row(Text(policy), *map(Text, cells), Text(spark, style="red"))
+    return table
+
+
+def _mean(found: list[dict[str, Any]], name: str) -> float | None:
+    values = [run[name] for run in found if run[name] is not None]
+    return sum(values) / len(values) if values else None
+
+
+def sparkline(timeline: pd.DataFrame) -> str:
+    """The share of violations over a run, from none (a blank) to all (a full block)."""
+    import numpy as np
+
+    width = min(_SPARK, len(timeline))
+    part = np.arange(len(timeline)) * width // len(timeline)
+    arrived = np.bincount(part, timeline["arrived"], minlength=width)
+    missed = np.bincount(part, timeline["arrived"] - timeline["on_time"], minlength=width)
+    share = np.divide(missed, arrived, out=np.zeros(width), where=arrived > 0)
+    return "".join(" " if s == 0 else _BARS[min(len(_BARS) - 1, int(s * len(_BARS)))] for s in share)

@@ -1,0 +1,137 @@
+"""What is made from all runs of an experiment: ``summary.csv``, the figures and the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from argus_sim import metrics, plots
+from argus_sim.charts.story import TraceStory, tell
+from argus_sim.charts.svg import efficient
+from argus_sim.experiment import Experiment, TraceConfig
+from argus_sim.report import write_atomically, write_report
+from argus_sim.simulate import Scene
+
+
+def conclude(
+    scene: Scene, out: Path, summary: pd.DataFrame, lock: dict[str, Any], *, report: bool = True
+) -> None:
+    """Write what is made from all runs, whose folders are there; ``summary`` is the table of ``summary.csv``."""
+    experiment = scene.experiment
+    write_atomically(out / "summary.csv", summary.to_csv(index=False).encode())
+    if not report:
+        return
+    aggregate = metrics.aggregate(summary)
+    for name, figure in _figures(scene, out, aggregate):
+        plots.save(figure, out / "figures", name)
+    write_report(
+        out / "report.html",
+        title=experiment.name,
+        lock=lock,
+        summary=summary,
+        aggregate=aggregate,
+        provenance=provenance_rows(scene),
+        stories=[_story(experiment, out, trace) for trace in experiment.traces],
+        front=_profile_front(scene),
+        facts=_facts(scene),
+        notes=[experiment.description] if experiment.description else [],
+    )
+
+
+def _timelines(experiment: Experiment, out: Path, trace: TraceConfig) -> dict[str, list[pd.DataFrame]]:
+    return {
+        policy.label: [
+            pd.read_parquet(out / policy.label / trace.name / str(seed) / "timeline.parquet")
+            for seed in experiment.seeds
+        ]
+        for policy in experiment.policies
+    }
+
+
+def _figures(scene: Scene, out: Path, aggregate: pd.DataFrame) -> Iterator[tuple[str, Any]]:
+    for trace in scene.experiment.traces:
+        timelines = _timelines(scene.experiment, out, trace)
+        yield f"timeline-{trace.name}", plots.figure_timeline(timelines, trace.name)
+    yield "totals", plots.figure_totals(aggregate)
+    yield "front", plots.figure_front(aggregate)
+
+
+#: Columns of ``outcomes.parquet`` that a report is made from.
+_TOLD = [
+    "arrival_s",
+    "start_s",
+    "finish_s",
+    "deadline_s",
+    "variant",
+    "worker",
+    "batch_size",
+    "outcome",
+    "reason",
+    "relative_quality",
+]
+
+
+def _story(experiment: Experiment, out: Path, trace: TraceConfig) -> TraceStory:
+    first = {p.label: out / p.label / trace.name / str(experiment.seed) for p in experiment.policies}
+    return tell(
+        trace.name,
+        _timelines(experiment, out, trace),
+        {label: pd.read_parquet(folder / "outcomes.parquet", columns=_TOLD) for label, folder in first.items()},
+        {label: json.loads((folder / "events.json").read_text("utf-8")) for label, folder in first.items()},
+    )
+
+
+def _profile_front(scene: Scene) -> list[tuple[float, float]]:
+    """Batch-1 latency (s) and mean relative quality of the variants that no other beats in both."""
+    catalog, quality = scene.catalog, np.nanmean(scene.profile.relative_quality(), axis=0)
+    points = [
+        (float(catalog.mean_s[v][catalog.batch_sizes[v][0]]), float(quality[v])) for v in range(len(quality))
+    ]
+    return efficient(points)
+
+
+def _facts(scene: Scene) -> list[tuple[str, str]]:
+    """What was run, in a few words each."""
+    experiment = scene.experiment
+    cluster = experiment.cluster
+    first, last = experiment.seeds[0], experiment.seeds[-1]
+    seeds = f"{first} to {last}" if last > first else f"{first}"
+    drop = {"late": "what can no longer be on time", "never": "nothing"}
+    return [
+        ("GPUs", f"{cluster.workers}"),
+        ("profile", scene.profile.name),
+        ("deadline after arrival", f"{scene.slo_s:.3g} s"),
+        ("given up", drop.get(str(experiment.drop)) or f"after {experiment.drop_rule.factor:g} deadlines"),
+        ("faults", ", ".join(sorted({fault.kind for fault in cluster.faults})) or "none"),
+        ("seeds", seeds),
+        ("made with", f"argus-sim {version('argus-sim')}"),
+    ]
+
+
+def provenance_rows(scene: Scene) -> list[tuple[str, str, str]]:
+    """What the numbers rest on: (what, kind, source) for each part of the profile and the traces."""
+    profile = scene.profile
+    rows: list[tuple[str, str, str]] = [
+        (
+            f"{profile.name}: {table}" + (f" ({part.covers})" if part.covers != "*" else ""),
+            part.kind,
+            part.source + (f"; derived: {part.derived}" if part.derived else ""),
+        )
+        for table in profile.tables
+        for part in profile.provenance_of(table)
+    ]
+    for config in scene.experiment.traces:
+        trace = scene.trace(config, scene.experiment.seed)
+        changes = "; ".join(trace.transformations)
+        for origin in trace.provenance:
+            covers = f" ({origin.covers})" if origin.covers != "*" else ""
+            source = origin.source + (f"; derived: {origin.derived}" if origin.derived else "")
+            source += f"; {changes}" if changes else ""
+            rows.append((f"trace {config.name}{covers}", origin.kind, source))
+    return rows + [(what, origin.kind, origin.source) for what, origin in scene.assumptions()]

@@ -1,0 +1,120 @@
+"""The report's charts draw what the tables say."""
+
+from __future__ import annotations
+
+import doctest
+import math
+import re
+
+import numpy as np
+import pytest
+
+from argus_sim.charts import policy as policy_module
+from argus_sim.charts import svg
+from argus_sim.charts.draw import Drawing
+from argus_sim.charts.story import COLUMNS, tell
+from argus_sim.domain import Outcome
+from argus_sim.metrics import timeline
+from argus_sim.policy_style import STYLES
+from argus_sim.record import FaultRecord, PlanRecord
+from argus_sim.report import DARK, LIGHT
+from tests.make_record import make_record, of_requests
+from tests.make_story import make_story
+
+TOTALS = {"p": dict.fromkeys(("latency_mean_s", "relative_quality", "slo_violation_ratio"), 0.5)}
+
+
+@pytest.mark.parametrize("module", [policy_module, svg], ids=lambda module: module.__name__)
+def test_examples(module: object) -> None:
+    failed, attempted = doctest.testmod(module, extraglobs={"np": np})  # type: ignore[arg-type]
+    assert attempted
+    assert not failed
+
+
+def points(d: str) -> list[tuple[int, int]]:
+    """The corners of a path of M, l, h and v."""
+    found: list[tuple[int, int]] = []
+    x = y = 0
+    for kind, rest in re.findall(r"([Mlhv])([^Mlhv]*)", d):
+        numbers = [int(n) for n in re.findall(r"-?\d+", rest)]
+        dx, dy = (numbers[0], 0) if kind == "h" else (0, numbers[0]) if kind == "v" else numbers
+        x, y = (dx, dy) if kind == "M" else (x + dx, y + dy)
+        found.append((x, y))
+    return found
+
+
+def test_a_line_goes_through_its_points_to_half_a_unit() -> None:
+    rng = np.random.default_rng(7)
+    x, y = np.arange(0.0, 500.0, 5.3), rng.uniform(0, 1000, 95)
+    got = points(svg.line(x, y))
+    assert np.abs(np.array(got) - np.column_stack((x, y))).max() <= 0.5
+
+
+def test_a_gap_in_the_values_is_a_gap_in_the_line() -> None:
+    d = svg.line(np.arange(5.0), np.array([1.0, 2.0, math.nan, 4.0, 5.0]))
+    assert d.count("M") == 2
+
+
+@pytest.mark.parametrize("page", [LIGHT, DARK])
+@pytest.mark.parametrize("policy", STYLES)
+def test_lines_stand_out_from_the_page(policy: str, page: str) -> None:
+    assert svg.contrast(svg.readable(STYLES[policy][0], page), page) >= 3
+
+
+def test_placement_is_what_the_workers_ran() -> None:
+    """Two workers over 240 s, so that a column is a second."""
+    rows = [
+        (0.0, 0.0, 100.0, 500.0, 0, 0, Outcome.ON_TIME, 1.0),
+        (0.0, 100.2, 100.8, 500.0, 2, 0, Outcome.ON_TIME, 0.9),
+        (0.0, 50.1, 50.3, 500.0, 4, 1, Outcome.ON_TIME, 0.8),
+        (0.0, math.nan, math.nan, 500.0, -1, -1, Outcome.REJECTED, math.nan),
+    ]
+    record = of_requests(rows, duration_s=240.0)
+    story = tell("t", {"p": [timeline(record)]}, {"p": record.frame()}, {"p": record.events()})
+    (policy,) = story.policies
+    assert list(policy.mix) == ["sdxl", "sdxl/ac-20", "tiny-sd"]
+    assert policy.doing.shape == (2, COLUMNS)
+    assert {(w, c): policy.doing[w, c] for w, c in np.argwhere(policy.doing >= 0).tolist()} == {
+        (0, 50): 0,
+        (0, 100): 1,
+        (1, 50): 2,
+    }
+    assert policy.busy[1, 50] == pytest.approx(0.2)
+    assert policy.served[-1] == 0.75
+    assert [(r.text, r.requests, r.on_time) for r in policy.reasons] == [("by hand", 4, 0.75)]
+
+
+def test_shares_and_reasons_cover_every_request() -> None:
+    story = make_story("day", ("a", "b"))
+    for policy in story.policies:
+        assert sum(reason.requests for reason in policy.reasons) == 400
+        assert policy.served[-1] < 1
+        assert np.isclose(sum(reason.share for reason in policy.reasons), 1)
+
+
+def test_faults_loads_and_plans_are_marked() -> None:
+    record = make_record(1, requests=200, duration_s=3600.0)
+    story = tell("t", {"p": [timeline(record)]}, {"p": record.frame()}, {"p": record.events()})
+    trace = Drawing(["p"], ["-"]).trace(story, [], TOTALS)
+    kinds = {path.kind: path.d for path in trace["lines"][0].paths}
+    start, end = (2000 * s / 3600 for s in (0.6 * 3600, 0.6 * 3600 + 600))
+    assert kinds["outage"] == f"M{start:.0f} 0h{end - start:.0f}v1000H{start:.0f}z"
+    policy = trace["policies"][0]
+    marks = {path.kind: path.d for path in policy["placement"].paths}
+    assert marks["down"].startswith(f"M{start:.0f} 0h")
+    assert marks["loading"].count("M") == 4
+    assert marks["plans"].count("M") == policy["plans"] == 2
+    assert policy["first_plans"][1]["workers"] == "1 × sdxl, 3 × tiny-sd/small-sd"
+
+
+def test_a_worker_that_never_returns_is_down_to_the_end() -> None:
+    record = of_requests(
+        [(0.0, 0.0, 1.0, 5.0, 0, 0, Outcome.ON_TIME, 1.0)],
+        duration_s=120.0,
+        plans=[PlanRecord(0.0, "start", {"sdxl": 2})],
+        faults=[FaultRecord(60.0, 1, "lost")],
+    )
+    story = tell("t", {"p": [timeline(record)]}, {"p": record.frame()}, {"p": record.events()})
+    trace = Drawing(["p"], ["-"]).trace(story, [], TOTALS)
+    (outage,) = [path.d for path in trace["lines"][1].paths if path.kind == "outage"]
+    assert outage == "M1000 0h1000v1000H1000z"
