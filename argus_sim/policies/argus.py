@@ -31,7 +31,7 @@ from argus_sim.policies.ladders import CacheWatch, Ladder, Move, carried, in_tim
 #: Histograms are rounded to one part in this many, so that alignments recur and the solver remembers them.
 _SHARES = 100
 #: Weight of one answer in the means of the cache: all are heard on its ladder, on another one a few probes.
-_HEARD, _PROBED = 0.02, 0.1
+_HEARD, _PROBED = 0.02, 0.25
 #: Shares of requests that are in time are rounded to this, for the same reason.
 _IN_TIME = 0.005
 

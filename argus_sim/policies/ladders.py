@@ -71,8 +71,16 @@ class Ladder:
                 [Route(v, f"affinity {i}, level {j}") for j, v in enumerate(variants)] for i in range(levels)
             ],
             cached=any(catalog.variants[v].skipped_steps for v in variants),
-            longest_s=tuple(catalog.mean_s[v][catalog.fit[v][-1]] for v in variants),
+            longest_s=tuple(_longest_s(catalog, v, limit_s) for v in variants),
         )
+
+
+def _longest_s(catalog: Catalog, variant: VariantId, limit_s: float) -> float:
+    """How long the batch takes that gives the throughput which is counted on."""
+    most = catalog.throughput_per_s(variant, limit_s=limit_s)
+    return next(
+        catalog.mean_s[variant][b] for b in catalog.batch_sizes[variant] if b / catalog.mean_s[variant][b] == most
+    )
 
 
 def _expected_loss(
