@@ -26,6 +26,7 @@ from argus_sim.sections import (
     Cluster,
     DropFactor,
     Name,
+    Peak,
     PolicyConfig,
     Positive,
     ProfileConfig,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Cluster",
     "Experiment",
+    "Peak",
     "Point",
     "PolicyConfig",
     "ProfileConfig",

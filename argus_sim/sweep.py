@@ -134,6 +134,8 @@ def figure_axis(table: pd.DataFrame, axis: str, values: list[float], note: str) 
                 ax.set_xticks(at, labels, rotation=25, ha="right", fontsize=8)
             elif min(at) > 0 and max(at) / min(at) > _WIDE:
                 ax.set_xscale("log")
+                ax.minorticks_off()
+                ax.set_xticks(at, labels)
             ax.set_xlabel(axis)
     head(figure, f"Along {axis}", note)
     legend(figure, panels[0, 0])

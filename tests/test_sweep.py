@@ -240,6 +240,7 @@ def test_a_figure_has_its_values_where_they_are() -> None:
     figure = sweep.figure_axis(table, "gpus", [1.0, 10.0, 100.0], "note")
     ax = figure.axes[0]
     assert ax.get_xscale() == "log"
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["1", "10", "100"]
     assert ax.lines[0].get_xdata().tolist() == [1.0, 10.0, 100.0]  # type: ignore[union-attr]
     assert ax.lines[0].get_ydata().tolist() == pytest.approx([0.0, 0.1, 0.2])  # type: ignore[union-attr]
     violations = figure.axes[2].lines[0].get_ydata()
