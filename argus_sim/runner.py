@@ -15,6 +15,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -187,8 +188,9 @@ def _run_all(tasks: list[_Task], jobs: int) -> Iterator[tuple[_Task, dict[str, A
         try:
             while True:
                 # A few at a time: a failure or Ctrl-C then leaves little to wait for.
-                for task in islice(waiting, 2 * jobs - len(pending)):
-                    pending[pool.submit(run_one, *task)] = task
+                with _interrupts_held_back():
+                    for task in islice(waiting, 2 * jobs - len(pending)):
+                        pending[pool.submit(run_one, *task)] = task
                 if not pending:
                     return
                 for future in wait(pending, return_when=FIRST_COMPLETED).done:
@@ -198,10 +200,25 @@ def _run_all(tasks: list[_Task], jobs: int) -> Iterator[tuple[_Task, dict[str, A
             raise
 
 
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Processes that are started in here hear of Ctrl-C only once they are ready to, see the next function."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _end_at_interrupt() -> None:
     """Ctrl-C reaches every process. This one has nothing to save: a run is there whole or not at all."""
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as it is in the background of a script
         signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + signal.SIGINT))
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def run_one(experiment: Experiment, run: Run, out: Path) -> dict[str, Any]:
