@@ -1,0 +1,284 @@
+"""argus-x: one controller over every variant of the profile, by a price on the workers' time. Ours.
+
+* *One problem.* Which model each worker holds is decided over all ladders together, by a mixed-integer program
+  over classes of prompts, for the recent peak of what demand may be. A model load is an investment that has to be
+  repaid within a horizon (:mod:`argus_sim.core.placement`).
+* *Expected quality by variant* for each prompt, in place of one affinity label.
+* *Prices.* A worker's second has a price that follows from the backlog: the solution of a control problem that
+  knows demand, its dispersion and the deadline (:mod:`argus_sim.core.pricing`). A request takes the variant with
+  the most quality left after paying for its time, among those that can still make its deadline. If none can, it
+  queues for the fastest, and the experiment's drop rule decides.
+
+A worker serves all variants of the model it holds, so none is idle while another level has a queue.
+docs/policies/argus-x.md has the reasoning and what did not work.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from argus_sim.core import placement, pricing
+from argus_sim.core.forecast import Demand, EwmaForecast, Forecast
+from argus_sim.core.view import ClusterView
+from argus_sim.domain import Request, VariantId
+from argus_sim.policies.base import Decision, Params, Plan, Policy, Route, Serves, Setup, keep_or_move
+
+#: Demand and dispersion are rounded to steps of this size (natural logarithm), so that tables recur.
+_DEMAND_STEP, _PEAK_STEP, _DISPERSION_STEP = 0.04, 0.1, 0.4
+#: One error of the forecast counts as no more than this: a jump is no dispersion.
+_LARGEST_ERROR = 9.0
+#: From this part of the capacity on, demand counts as an overload; then workers are sure to have work from this
+#: part of the longest wait on, and the price may be this part of what every class of prompts can pay. Found by
+#: experiment on the trace `bursty`.
+_OVERLOAD, _SURE, _AFFORDABLE = 0.92, 0.05, 0.8
+#: Tables that are kept, each for one demand, dispersion and placement.
+_TABLES = 512
+
+#: Variants that can still be in time, with the cost of each.
+Offer = tuple[tuple[VariantId, float], ...]
+
+
+class _Market(NamedTuple):
+    """A pool as routing sees it: the work of each variant, the work per grid cell, and the offer in each cell."""
+
+    work_s: tuple[tuple[VariantId, float], ...]
+    cell_s: float
+    offers: tuple[Offer, ...]
+
+
+class ArgusXParams(Params):
+    """Parameters of :class:`ArgusX`."""
+
+    period_s: float = Field(default=30.0, gt=0, description="Seconds between placements.")
+    monitor_s: float = Field(default=5.0, gt=0, description="Seconds between looks at demand.")
+    forecast: Forecast = Field(default=EwmaForecast(), description="How demand is forecast: {kind: ewma, ...}.")
+    slow_half_life_s: float = Field(
+        default=300.0, gt=0, description="Half-life of a second, slower forecast; the higher of the two counts."
+    )
+    peak_half_life_s: float = Field(
+        default=3600.0, gt=0, description="How fast the peak that workers are placed for is forgotten."
+    )
+    repay_s: float = Field(default=300.0, gt=0, description="Time in which a model load has to pay for itself.")
+    horizon_s: float = Field(default=2000.0, gt=0, description="How far ahead a price counts quality.")
+    margin: float = Field(
+        default=0.05, ge=0, lt=1, description="The part of the SLO that is kept in reserve against late finishes."
+    )
+    classes: int = Field(default=24, ge=1, description="Classes of prompts in the programs.")
+    cells: int = Field(default=32, ge=4, description="Points of the grid of waits.")
+
+
+class ArgusX(Policy):
+    """Prices instead of shares."""
+
+    name: ClassVar[str] = "argus-x"
+    Params: ClassVar[type[Params]] = ArgusXParams
+
+    def __init__(self, setup: Setup, params: Any) -> None:
+        super().__init__(setup, params)
+        catalog, predictor = setup.catalog, setup.predictor
+        variants = range(len(catalog.variants))
+        self._demand = Demand(params.forecast.build())
+        self._slow = Demand(EwmaForecast(half_life_s=params.slow_half_life_s).build())
+        self._peak_per_s, self._peak_at_s = 0.0, 0.0
+        self._work_s = np.array([1.0 / catalog.throughput_per_s(v, limit_s=setup.slo_s) for v in variants])
+        self._model = np.array(catalog.model)
+        self._quality: list[list[float]] = predictor.predicted.tolist()
+        group, self._class_quality = pricing.classes(predictor.predicted, predictor.train, params.classes)
+        # What cannot make the deadline even alone is worth nothing to the programs.
+        hopeless = [catalog.p99_s[v][catalog.batch_sizes[v][0]] > setup.slo_s for v in variants]
+        self._class_quality[:, hopeless] = 0.0
+        known = group[predictor.train]
+        self._share = np.bincount(known, minlength=len(self._class_quality)) / len(known)
+        self._serves: list[Serves] = [
+            tuple(v for v in variants if catalog.model[v] == m) for m in range(len(catalog.models))
+        ]
+        #: The batch with the best throughput that makes the deadline at all.
+        self._batch = [
+            max(
+                (
+                    b
+                    for b in catalog.batch_sizes[v]
+                    if b == catalog.batch_sizes[v][0] or catalog.p99_s[v][b] <= setup.slo_s
+                ),
+                key=lambda b, v=v: b / catalog.mean_s[v][b],  # type: ignore[misc]
+            )
+            for v in variants
+        ]
+        self._routes = [Route(v, "most quality left after its price") for v in variants]
+        self._last_resort = [Route(v, "too late already: the fastest there is") for v in variants]
+        self._hopeless = self._last_resort[catalog.base]
+        self._in_full = [Route(v, "cache miss: served in full") for v in variants]
+        self._missed = self._in_full[catalog.base]
+        self._skipped = [v.skipped_steps for v in catalog.variants]
+
+        self._counts: tuple[int, ...] = ()
+        self._plan: Plan | None = None
+        self._planned: tuple[int, int] | None = None
+        self._markets: tuple[_Market, ...] = ()
+        self._tables: dict[tuple[int, int, tuple[int, ...]], tuple[_Market, ...]] = {}
+        #: Variance over mean of the arrivals about the forecast, and the window in which it is being measured.
+        self._dispersion = 1.0
+        self._window: tuple[float, int, float] | None = None
+
+    @property
+    def period_s(self) -> float:
+        period_s: float = self.params.period_s
+        return period_s
+
+    @property
+    def monitor_s(self) -> float:
+        monitor_s: float = self.params.monitor_s
+        return monitor_s
+
+    def monitor(self, view: ClusterView) -> bool:
+        jumped = self._demand.look(view)
+        self._slow.look(view)
+        self._measure(view, jumped)
+        self._set_prices()
+        return jumped
+
+    def plan(self, view: ClusterView) -> Plan:
+        self._demand.look(view)
+        self._slow.look(view)
+        catalog = self.setup.catalog
+        peak = round(math.log(max(self._peak(view.now_s), 1e-6)) / _PEAK_STEP)
+        key = (peak, view.membership)
+        if self._plan is None or key != self._planned:
+            self._planned = key
+            held = [view.holds(w) for w in range(view.workers) if view.is_up(w)]
+            # Who holds nothing is counted with the base model, and pays for a load of anything else.
+            base = catalog.model[catalog.base]
+            now = tuple(sum(m == (base if h is None else h) for h in held) for m in range(len(catalog.models)))
+            self._counts = now
+            if self._peak_per_s > 0.0:
+                wanted = self._wanted(math.exp(peak * _PEAK_STEP))
+                self._counts = placement.place(wanted, now, catalog.load_s, self.params.repay_s)
+            reason = f"peak of {60.0 * self._peak_per_s:.0f} requests/min"
+            counts: dict[Serves, int] = {self._serves[m]: n for m, n in enumerate(self._counts) if n}
+            self._plan = keep_or_move(counts, view, catalog, reason)
+        self._set_prices()
+        return self._plan
+
+    def _expected_per_s(self) -> float:
+        """The higher of two forecasts: serving too well costs more than serving a little worse."""
+        return max(self._demand.forecast_per_s(), self._slow.forecast_per_s())
+
+    def _peak(self, now_s: float) -> float:
+        """The upper end of what demand may be, by two standard deviations of what arrives within an SLO."""
+        demand = self._expected_per_s()
+        spread = math.sqrt(self._dispersion / max(demand * self.setup.slo_s, 1.0))
+        faded = self._peak_per_s * 0.5 ** ((now_s - self._peak_at_s) / self.params.peak_half_life_s)
+        self._peak_per_s, self._peak_at_s = max(demand * (1.0 + 2.0 * spread), faded), now_s
+        return self._peak_per_s
+
+    def _measure(self, view: ClusterView, jumped: bool) -> None:
+        """The dispersion of arrivals about the forecast, in windows of two SLOs, over some ten minutes."""
+        now, arrived, forecast = view.now_s, view.arrived, self._demand.forecast_per_s()
+        if self._window is None or jumped or self._window[2] <= 0.0:
+            self._window = (now, arrived, forecast)
+            return
+        since_s, before, expected = self._window
+        if now - since_s >= 2.0 * self.setup.slo_s:
+            mean = expected * (now - since_s)
+            error = min((arrived - before - mean) ** 2 / max(mean, 1.0), _LARGEST_ERROR)
+            keep = 0.5 ** ((now - since_s) / 600.0)
+            self._dispersion = max(1.0, keep * self._dispersion + (1.0 - keep) * error)
+            self._window = (now, arrived, forecast)
+
+    def _wanted(self, per_s: float) -> placement.Demand:
+        return placement.Demand(self._class_quality, self._share, self._work_s, self._model, per_s)
+
+    def _set_prices(self) -> None:
+        demand = max(self._expected_per_s(), 1e-3)
+        key = (
+            round(math.log(demand) / _DEMAND_STEP),
+            round(math.log(self._dispersion) / _DISPERSION_STEP),
+            self._counts,
+        )
+        if key not in self._tables:
+            if len(self._tables) >= _TABLES:
+                self._tables.clear()
+            wanted = self._wanted(math.exp(key[0] * _DEMAND_STEP))
+            price = placement.worker_prices(wanted, self._counts)
+            dispersion = math.exp(key[1] * _DISPERSION_STEP)
+            self._tables[key] = tuple(
+                self._market(m, n, price, wanted.per_s, dispersion) for m, n in enumerate(self._counts) if n
+            )
+        self._markets = self._tables[key]
+        served = sorted((float(w), v) for market in self._markets for v, w in market.work_s)
+        self._hopeless = self._last_resort[served[0][1]]
+        self._missed = self._in_full[next(v for _, v in served if not self._skipped[v])]
+
+    def _market(
+        self, model: int, workers: int, price: tuple[float, ...], demand_per_s: float, dispersion: float
+    ) -> _Market:
+        """Price the seconds of one model's workers, the others' being at their planned price."""
+        catalog, slo_s = self.setup.catalog, self.setup.slo_s
+        mine = list(self._serves[model])
+        others = [v for v, m in enumerate(catalog.model) if m != model and math.isfinite(price[m])]
+        elsewhere = np.zeros(len(self._share))
+        if others:
+            cost = np.array([price[catalog.model[v]] for v in others]) * self._work_s[others]
+            elsewhere = np.maximum(0.0, (self._class_quality[:, others] - cost).max(axis=1))
+        within_s = slo_s * (1.0 - self.params.margin)
+        latest_s = [
+            pricing.longest_wait_s(within_s, catalog.p99_s[v][b], workers, catalog.mean_s[v][b])
+            for v, b in ((v, self._batch[v]) for v in mine)
+        ]
+        waits_s = np.linspace(0.0, max(max(latest_s), 0.1 * slo_s), self.params.cells).tolist()
+        work_s = self._work_s[mine]
+        pool = pricing.Pool(
+            quality=self._class_quality[:, mine],
+            work_s=work_s,
+            latest_s=np.array(latest_s),
+            share=self._share,
+            otherwise=elsewhere,
+            workers=workers,
+            # About two variants are in use at a time: both need a full batch waiting for the next worker.
+            full_wait_s=2.0 * (max(self._batch[v] for v in mine) - 1) * float(work_s.mean()) / workers,
+            half_full=float(
+                min(self._work_s[v] * 1.0 / catalog.mean_s[v][catalog.batch_sizes[v][0]] for v in mine)
+            ),
+        )
+        prices = pricing.backlog_prices(pool, demand_per_s, dispersion, waits_s, self.params.horizon_s)
+        capacity_per_s = sum(
+            n * max(1.0 / self._work_s[v] for v in self._serves[m]) for m, n in enumerate(self._counts) if n
+        )
+        if demand_per_s > _OVERLOAD * capacity_per_s:
+            # An overload that lasts: whatever the noise, the backlog does not empty, and a second is worth what
+            # the program says as soon as all workers are sure to have work.
+            affordable = _AFFORDABLE * float((pool.quality / work_s).max(axis=1).min())
+            sure_s = _SURE * waits_s[-1]
+            prices = [
+                max(p, min(price[model], affordable) * min(1.0, x / sure_s))
+                for x, p in zip(waits_s, prices, strict=True)
+            ]
+        offers = [
+            tuple(
+                (v, p * float(self._work_s[v]))
+                for v, last in zip(mine, latest_s, strict=True)
+                if x <= last + 1e-9
+            )
+            for x, p in zip(waits_s, prices, strict=True)
+        ]
+        return _Market(tuple((v, float(self._work_s[v])) for v in mine), workers * waits_s[1], (*offers, ()))
+
+    def route(self, request: Request, view: ClusterView) -> Decision:
+        quality = self._quality[request.prompt]
+        queued = view.queued
+        hit = request.hit
+        best, most = -1, -math.inf
+        for work_s, cell_s, offers in self._markets:
+            waiting_s = 0.0
+            for variant, one_s in work_s:
+                waiting_s += queued(variant) * one_s
+            cell = int(waiting_s / cell_s + 0.5)
+            for variant, cost in offers[cell] if cell < len(offers) else ():
+                left = quality[variant] - cost
+                if left > most and (hit is None or self._skipped[variant] <= hit.max_skipped_steps):
+                    best, most = variant, left
+        return self._routes[best] if best >= 0 else self._hopeless if hit is None else self._missed
