@@ -32,8 +32,8 @@ def test_price_of_a_worker(per_s: float, price: float) -> None:
 def test_two_models_share_an_overload() -> None:
     """1.5/s on a worker of each: model 1 serves 1/s at 0.6, model 0 the other 0.5/s at 0.9.
 
-    A second more of model 0 makes half of a 0.9 out of a 0.6 and frees half a second of model 1, worth nothing; or it
-    serves 0.9 for 2 s. At exactly 1.5/s both are dual solutions, so it is asked at 1.6/s.
+    A second more of model 0 makes half of a 0.9 out of a 0.6 and frees half a second of model 1, worth nothing;
+    or it serves 0.9 for 2 s. At exactly 1.5/s both are dual solutions, so it is asked at 1.6/s.
     """
     assert worker_prices(demand(1.6), (1, 1)) == (pytest.approx(0.45), pytest.approx(0.6))
 
@@ -66,7 +66,7 @@ WAITS = np.linspace(0.0, 10.0, 41).tolist()
 
 
 def test_prices_of_a_fluid() -> None:
-    """Hardly any noise, and demand between what all in full and all at the faster variant need: the price of the program.
+    """Hardly any noise, and demand between what full images and faster ones need: the price of the program.
 
     Above it everybody takes the faster variant and the backlog falls, below it everybody is served in full and it
     rises: in between, most waits have a price of 0.05.
@@ -87,7 +87,7 @@ def test_prices_rise_with_the_wait_and_with_demand() -> None:
 
 
 def test_an_alternative_bounds_the_price() -> None:
-    """If a prompt is worth 0.85 elsewhere, a second here is worth no more than (0.9 - 0.85) / 2, or it goes there."""
+    """If a prompt is worth 0.85 elsewhere, a second here costs at most (0.9 - 0.85) / 2, or it goes there."""
     prices = backlog_prices(pool(otherwise=np.array([0.85])), 3.0, 1.0, WAITS, 2000.0)
     assert max(prices) <= 0.05 / 2 * 1.001 + 0.15 / 4
 

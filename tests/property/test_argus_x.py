@@ -48,7 +48,7 @@ def run(
 @pytest.mark.parametrize("workers", [1, 8])
 @pytest.mark.parametrize("make", [single, many, ladder])
 def test_no_worse_than_the_base_model_alone(tmp_path: Any, make: Any, workers: int, load: float) -> None:
-    """Below capacity nearly all are in time, and at any load no less quality comes of it than without a choice."""
+    """Below capacity nearly all are in time, and at any load it yields no less than without a choice."""
     profile = make()
     base_s = profile.latency(profile.base, 1).mean_s
     got, plain = run(
@@ -78,7 +78,18 @@ def test_many_workers(tmp_path: Any) -> None:
         {"drop": "never"},
         {"slo": {"seconds": 3.0}},
     ],
-    ids=["perfect", "crash", "crashes", "slow-cache", "cache-out", "stale", "forecast-high", "forecast-late", "never-drops", "tight"],
+    ids=[
+        "perfect",
+        "crash",
+        "crashes",
+        "slow-cache",
+        "cache-out",
+        "stale",
+        "forecast-high",
+        "forecast-late",
+        "never-drops",
+        "tight",
+    ],
 )
 def test_trouble_does_not_make_it_collapse(tmp_path: Any, changes: dict[str, Any]) -> None:
     settings = {"cluster": {"workers": 4}, "policies": ["argus-x"]} | changes
