@@ -40,6 +40,9 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; loopback by default.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any that is free.")] = 8000,
     speed: Annotated[float, typer.Option(help="Seconds that pass on emulated workers in one second.")] = 1.0,
+    hold: Annotated[
+        bool, typer.Option("--hold", help="Let time begin with the first request, as in a trace.")
+    ] = False,
     seed: Annotated[int | None, typer.Option(min=0, help="By default the experiment's.")] = None,
     settings: Annotated[
         list[str] | None,
@@ -80,7 +83,7 @@ def serve(
     chosen = live.choose_policy(scene, policy)
     key = os.environ.get("ARGUS_API_KEY") or None
     config = live.LiveConfig(
-        ServerConfig(host, port, key), speed, seed=scene.experiment.seed if seed is None else seed
+        ServerConfig(host, port, key), speed, hold, scene.experiment.seed if seed is None else seed
     )
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())

@@ -219,7 +219,9 @@ class Executor:
         Returns:
             A future of the image; its exception is :class:`Rejected`.
         """
-        self.clock.release()
+        if self.clock.held:
+            self.clock.release()
+            self._arm()
         now = self._advance()
         row = self.engine.admit(now, now + self.slo_s, prompt)
         self._note({"admit": [now, now + self.slo_s, prompt]})
