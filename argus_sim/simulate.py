@@ -26,7 +26,7 @@ from argus_sim.profile import Profile
 from argus_sim.profile_changes import ProfileChanges
 from argus_sim.profile_import import import_profile
 from argus_sim.provenance import Provenance
-from argus_sim.record import RunRecord
+from argus_sim.record import FaultRecord, LoadRecord, RunRecord
 from argus_sim.sections import PerfectPredictor
 from argus_sim.simulation import faults
 from argus_sim.simulation.cluster import SimulatedCluster
@@ -193,7 +193,7 @@ def simulate(
     for fault, fault_rng in zip(cluster.faults, rng("faults").spawn(len(cluster.faults)), strict=True):
         faults.start(fault, host, cluster.workers, fault_rng)
     host.run()
-    return _record(scene, workload, host)
+    return record_of(scene, engine, workload, host.loads, host.faults)
 
 
 def hindsight(scene: Scene, trace: Trace, seed: int) -> Bound:
@@ -219,9 +219,11 @@ def hindsight(scene: Scene, trace: Trace, seed: int) -> Bound:
     )
 
 
-def _record(scene: Scene, workload: Workload, host: SimulatedCluster) -> RunRecord:
-    """Put the columns together and look up what no policy may: the quality of what was served."""
-    engine, profile = host.engine, scene.profile
+def record_of(
+    scene: Scene, engine: Engine, workload: Workload, loads: list[LoadRecord], faults: list[FaultRecord]
+) -> RunRecord:
+    """Put the columns of a run together and look up what no policy may: the quality of what was served."""
+    profile = scene.profile
     columns = engine.log.columns(workload.deadline_s)
     variant, outcome = columns["variant"], columns["outcome"]
     # Each request of a batch of n stands for an n-th of the time that the batch took.
@@ -244,9 +246,9 @@ def _record(scene: Scene, workload: Workload, host: SimulatedCluster) -> RunReco
         duration_s=workload.duration_s,
         workers=len(engine.workers),
         busy_s=busy_s,
-        loads=host.loads,
+        loads=loads,
         plans=engine.floor.plans,
-        faults=host.faults,
+        faults=faults,
         **columns,
     )
 

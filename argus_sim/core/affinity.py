@@ -6,13 +6,14 @@ nothing but the text, so they are made once, for all prompts of a profile.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from argus_sim.domain import VariantId
+from argus_sim.errors import InputError
 from argus_sim.profile import Profile
 
 Floats = npt.NDArray[np.float64]
@@ -32,11 +33,27 @@ class QualityPredictor:
             these are out-of-fold, so that they are as good (or bad) as for prompts never seen.
         train: int64[T], indices of the training prompts.
         observed: float64[T, V], the measured relative quality of the training prompts.
+        of_texts: Texts -> float64[n, V]: predictions for prompts that the profile does not know; None where
+            the predictor cannot (``perfect``).
     """
 
     predicted: Floats
     train: npt.NDArray[np.int64]
     observed: Floats
+    of_texts: Callable[[Sequence[str]], Floats] | None = None
+
+    def stand_in(self, text: str) -> int:
+        """The prompt of the profile whose predicted quality is nearest to that of a text it does not know.
+
+        A policy knows prompts by their position in the profile, and all it may know of one is its predicted
+        quality: so a prompt with (nearly) the same prediction is treated in (nearly) the same way, tables keep
+        their length, and no policy needs to know that there are other texts. :class:`InputError` where the
+        predictor cannot read texts.
+        """
+        if self.of_texts is None:
+            raise InputError("this predictor knows the profile's prompts only; serve with predictor: text")
+        distance = ((self.predicted - self.of_texts([text])) ** 2).sum(axis=1)
+        return int(np.argmin(distance))
 
     def affinity(self, ladder: Sequence[VariantId], tolerance: float) -> npt.NDArray[np.int64]:
         """int64[P]: the most approximate level of a ladder predicted within ``tolerance`` of the ladder's best.
@@ -65,13 +82,16 @@ def from_text(profile: Profile) -> QualityPredictor:
     train = np.flatnonzero(profile.is_train)
     other = np.flatnonzero(~profile.is_train)
     features = HashingVectorizer(n_features=_FEATURES, ngram_range=(1, 2), alternate_sign=False, norm="l2")
-    text = features.transform(profile.prompt_texts)
     # The length says much about how much there is to get wrong, and normalised n-grams forget it.
-    words = np.array([[len(t.split())] for t in profile.prompt_texts], dtype=np.float64)
-    spread = words[train].std() or 1.0
+    known = np.array([[len(t.split())] for t in profile.prompt_texts], dtype=np.float64)
+    middle, spread = known[train].mean(), known[train].std() or 1.0
     from scipy.sparse import csr_matrix, hstack
 
-    x = csr_matrix(hstack([text, csr_matrix((words - words[train].mean()) / spread * 0.3)]))
+    def encode(texts: Sequence[str]) -> csr_matrix:
+        words = np.array([[len(t.split())] for t in texts], dtype=np.float64)
+        return csr_matrix(hstack([features.transform(texts), csr_matrix((words - middle) / spread * 0.3)]))
+
+    x = encode(profile.prompt_texts)
     y = quality[train]
     folds = list(KFold(n_splits=min(_FOLDS, len(train))).split(train))
     best: tuple[float, float, Floats] | None = None
@@ -86,10 +106,14 @@ def from_text(profile: Profile) -> QualityPredictor:
     assert best is not None
     predicted = np.empty_like(quality)
     predicted[train] = best[2]
+    whole = Ridge(alpha=best[1]).fit(x[train], y)
     if len(other):
-        model = Ridge(alpha=best[1]).fit(x[train], y)
-        predicted[other] = np.asarray(model.predict(x[other])).reshape(len(other), -1)
-    return QualityPredictor(predicted, train, y)
+        predicted[other] = np.asarray(whole.predict(x[other])).reshape(len(other), -1)
+
+    def of_texts(texts: Sequence[str]) -> Floats:
+        return np.asarray(whole.predict(encode(texts)), dtype=np.float64).reshape(len(texts), -1)
+
+    return QualityPredictor(predicted, train, y, of_texts)
 
 
 def perfect(profile: Profile) -> QualityPredictor:

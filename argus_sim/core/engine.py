@@ -148,6 +148,11 @@ class Engine:
             worker.model = self.catalog.model[serves[0]]
         return self._apply(0.0, plan)
 
+    def admit(self, arrival_s: float, deadline_s: float, prompt: int) -> int:
+        """Make room for a request that is about to arrive (live host); returns its row."""
+        self.log.append()
+        return self.requests.append(arrival_s, deadline_s, prompt)
+
     def arrive(self, now: float, row: int) -> Sequence[Command]:
         """A request arrived; its row is in ``requests``."""
         self.arrived += 1

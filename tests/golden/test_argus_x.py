@@ -98,7 +98,8 @@ def test_classes_tell_apart_what_differs() -> None:
     assert group[0] == group[1] == group[4] != group[2] == group[3] == group[5]
     assert mean[group[0]] == pytest.approx([0.905, 0.5])
     same, mean = classes(np.ones((5, 2)), np.arange(5), 4)
-    assert set(same) == {0} and len(mean) == 1
+    assert set(same) == {0}
+    assert len(mean) == 1
 
 
 def test_longest_wait() -> None:

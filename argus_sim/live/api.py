@@ -1,0 +1,117 @@
+"""The OpenAI images API as data: what a request may say, and what an error looks like."""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+from collections import OrderedDict
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from argus_sim.live.executor import Rejected, Served
+
+#: Longest prompt (the API's own limit) and body.
+MAX_PROMPT = 32_000
+MAX_BODY_BYTES = 256 * 1024
+MAX_IMAGES = 10
+
+
+class ApiError(Exception):
+    """An answer in the API's error format."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.headers = status, code, headers or {}
+        kind = (
+            "invalid_request_error" if status < 429 else "rate_limit_error" if status == 429 else "server_error"
+        )
+        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+class ImagesRequest(BaseModel):
+    """Fields that this server knows; others that the API has are ignored, as clients send them by default."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT)]
+    n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] | None = None
+    size: str | None = None
+    response_format: Literal["url", "b64_json"] | None = None
+    user: Annotated[str, Field(max_length=512)] | None = None
+
+
+def parse(body: bytes, size: str) -> ImagesRequest:
+    """The request in a body; :class:`ApiError` (400) says what is wrong with it.
+
+    Args:
+        size: The only size of images there is, as ``WIDTHxHEIGHT``.
+    """
+    try:
+        text = body.decode("utf-8")
+        content = json.loads(text)
+        json.dumps(content, ensure_ascii=False).encode("utf-8")  # half a surrogate pair is no text
+    except (ValueError, RecursionError):
+        raise ApiError(400, "The body is not JSON in UTF-8.", code="invalid_json") from None
+    try:
+        request = ImagesRequest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = str(first["loc"][0]) if first["loc"] else None
+        raise ApiError(400, f"{where or 'body'}: {first['msg']}", param=where, code="invalid_value") from None
+    if request.size not in (None, "auto", size):
+        message = f"size: {request.size!r} is not supported; allowed are 'auto' and {size!r}"
+        raise ApiError(400, message, param="size", code="invalid_value")
+    return request
+
+
+def rejection(rejected: Rejected, retry_after_s: int) -> ApiError:
+    """What a client is told of a request that will not be served."""
+    headers = {"retry-after": str(retry_after_s)}
+    if not rejected.lost:
+        return ApiError(429, f"Not served: {rejected.reason}", code="rate_limit_exceeded", headers=headers)
+    return ApiError(503, f"Not served: {rejected.reason}", code="server_unavailable", headers=headers)
+
+
+class ImageStore:
+    """Images behind links, the oldest forgotten first.
+
+    Args:
+        max_bytes: The most that is kept.
+    """
+
+    def __init__(self, max_bytes: int = 256 << 20) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._images: OrderedDict[str, bytes] = OrderedDict()
+
+    def put(self, image: bytes) -> str:
+        """Keep an image; returns its name, which nobody can guess."""
+        name = secrets.token_urlsafe(16)
+        self._images[name] = image
+        self._bytes += len(image)
+        while self._bytes > self._max_bytes and len(self._images) > 1:
+            self._bytes -= len(self._images.popitem(last=False)[1])
+        return name
+
+    def get(self, name: str) -> bytes | None:
+        return self._images.get(name)
+
+
+def answer(created: int, results: list[Served], *, links: list[str] | None) -> dict[str, Any]:
+    """The body of a success: links where there are some, else the images themselves."""
+    data: list[dict[str, str]]
+    if links is not None:
+        data = [{"url": link} for link in links]
+    else:
+        data = [{"b64_json": base64.b64encode(r.image).decode("ascii")} for r in results]
+    return {"created": created, "data": data}

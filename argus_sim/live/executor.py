@@ -1,0 +1,419 @@
+"""The live host of the engine: one asyncio loop through which everything that happens goes.
+
+What the simulated cluster does in simulated time, this does in real time: happenings go to the very same
+:class:`~argus_sim.core.engine.Engine`, and its commands to workers. The engine is single-threaded, so nothing
+here may be called from another thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import count
+from typing import Any, Protocol, TextIO
+
+from argus_sim.core.commands import Command, LoadModel, LookUpCache, Reject, RunBatch, WakeUp
+from argus_sim.core.engine import Engine
+from argus_sim.domain import CacheHit
+from argus_sim.record import FaultRecord, LoadRecord
+
+
+class Clock:
+    """Seconds since the start, on a monotonic clock, ``speed`` times as fast as real ones.
+
+    A held clock stands at 0 until :meth:`release`: so that time begins with the first request, as in a trace.
+    """
+
+    def __init__(self, speed: float = 1.0) -> None:
+        self.speed = speed
+        self.held = True
+        self._zero_s = 0.0
+
+    def release(self) -> None:
+        """Let time begin."""
+        if self.held:
+            self.held = False
+            self._zero_s = asyncio.get_running_loop().time()
+
+    def now(self) -> float:
+        return 0.0 if self.held else (asyncio.get_running_loop().time() - self._zero_s) * self.speed
+
+    def loop_time_s(self, at_s: float) -> float:
+        """The event loop's time at a time of ours."""
+        return self._zero_s + at_s / self.speed
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One image to make."""
+
+    row: int
+    prompt: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """An image and how it came about; times in seconds of the host's clock."""
+
+    image: bytes
+    variant: str
+    worker: int
+    batch_size: int
+    arrival_s: float
+    start_s: float
+    finish_s: float
+    on_time: bool
+
+
+class Rejected(Exception):
+    """The request will not be served; ``lost`` when that is the cluster's fault."""
+
+    def __init__(self, reason: str, *, lost: bool) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.lost = lost
+
+
+class Workers(Protocol):
+    """Something that runs batches. It answers by the executor's happenings, later, on the loop."""
+
+    async def start(self, host: Executor, models: Sequence[str]) -> None:
+        """Bring up one worker for each of these models, each holding its own; returns when all do."""
+
+    def load(self, now: float, worker: int, model: str) -> None: ...
+
+    def run(self, now: float, worker: int, variant: int, jobs: Sequence[Job]) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+class Cache(Protocol):
+    """The approximate cache. Answers by ``host.cache_answered``, later, on the loop."""
+
+    def look_up(self, host: Executor, now: float, row: int, prompt: int, text: str) -> None: ...
+
+
+class EmptyCache:
+    """Holds nothing: every look-up is a miss, at once."""
+
+    def look_up(self, host: Executor, now: float, row: int, prompt: int, text: str) -> None:
+        host.at(now, lambda at_s: host.cache_answered(at_s, row, CacheHit(float("nan"), 0, 0.0)))
+
+
+class Listener:
+    """Hears what is worth counting; does nothing by default."""
+
+    def served(self, result: Served) -> None: ...
+
+    def rejected(self, reason: str, lost: bool) -> None: ...
+
+    def batch(self, variant: int, size: int, seconds: float) -> None: ...
+
+    def loaded(self, model: str, seconds: float) -> None: ...
+
+    def worker(self, worker: int, what: str, why: str) -> None: ...
+
+    def cache(self, hit: bool) -> None: ...
+
+
+class Executor:
+    """Owns the engine.
+
+    Args:
+        engine: Without requests; they are admitted as they come.
+        workers, cache: What carries commands out.
+        clock: Its time is the engine's.
+        slo_s: The deadline of a request after its arrival.
+        dispatch_s: Emulated time from a request's arrival to the engine.
+        listener: Hears of what happens.
+        transcript: Gets every happening and the commands it led to, a line of JSON each.
+        hold: Time begins with the first request instead of the start.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        workers: Workers,
+        clock: Clock,
+        *,
+        slo_s: float,
+        cache: Cache | None = None,
+        dispatch_s: float = 0.0,
+        listener: Listener | None = None,
+        transcript: TextIO | None = None,
+        hold: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.engine = engine
+        self.clock = clock
+        self.slo_s = slo_s
+        self.loads: list[LoadRecord] = []
+        self.faults: list[FaultRecord] = []
+        #: Set with the reason when the engine failed: nothing can be served any more.
+        self.failure: asyncio.Future[BaseException] | None = None
+        self._workers = workers
+        self._cache: Cache = cache or EmptyCache()
+        self._dispatch_s = dispatch_s
+        self._listener = listener or Listener()
+        self._transcript = transcript
+        self._hold = hold
+        self._seed = seed
+        self._open: dict[int, tuple[Job, asyncio.Future[Served]]] = {}
+        self._due: list[tuple[float, int, Callable[[float], None]]] = []
+        self._order = count()
+        self._timer: asyncio.TimerHandle | None = None
+        self._now_s = 0.0
+        #: Per worker: the load under way, as an index into ``loads``.
+        self._loading: dict[int, int] = {}
+
+    @property
+    def clock_s(self) -> float:
+        """The time of the last thing that happened."""
+        return self._now_s
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have not been answered."""
+        return len(self._open)
+
+    async def start(self) -> None:
+        """Bring the workers up with the models of the policy's first plan; then time begins."""
+        self.failure = asyncio.get_running_loop().create_future()
+        commands = self._tell("start")
+        models = self.engine.catalog.models
+        held = [models[w.model] for w in self.engine.workers if w.model is not None]
+        await self._workers.start(self, held)
+        self._carry_out(0.0, commands)
+        tick_s = self.engine.policy.tick_s
+        if tick_s is not None:
+            self._tick_every(tick_s, tick_s)
+        if not self._hold:
+            self.clock.release()
+        self._arm()
+
+    async def stop(self, why: str = "the server is shutting down") -> None:
+        """Answer what is still open with a refusal and end the workers."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for row in list(self._open):
+            self._answer(row, Rejected(why, lost=True))
+        await self._workers.stop()
+
+    async def drain(self, grace_s: float) -> None:
+        """Wait until all that is open has been answered, but no longer than this (real seconds)."""
+        futures = [future for _, future in self._open.values()]
+        if futures:
+            await asyncio.wait(futures, timeout=grace_s)
+
+    def submit(self, prompt: int, text: str) -> asyncio.Future[Served]:
+        """A request arrived now.
+
+        Args:
+            prompt: Its position in the profile, or that of its stand-in.
+            text: What the image is to show.
+
+        Returns:
+            A future of the image; its exception is :class:`Rejected`.
+        """
+        if self.clock.held:
+            self.clock.release()
+            self._arm()
+        now = self._advance()
+        row = self.engine.admit(now, now + self.slo_s, prompt)
+        self._note({"admit": [now, now + self.slo_s, prompt]})
+        future: asyncio.Future[Served] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(lambda _: self._open.pop(row, None))
+        self._open[row] = (Job(row, text, self._seed + row), future)
+        if self._dispatch_s:
+            self.at(now + self._dispatch_s, lambda at_s: self._happen("arrive", at_s, row))
+        else:
+            self._happen("arrive", now, row)
+        return future
+
+    # -- what workers and the cache report ------------------------------------------------------------------
+
+    def batch_done(self, now: float, worker: int, images: Sequence[bytes]) -> None:
+        """The batch of a worker ended at ``now``; an image for each of its rows."""
+        state = self.engine.workers[worker]
+        rows, variant, started_s = tuple(state.batch.rows), state.batch.variant, state.started_s
+        if not rows:
+            return
+        name = self.engine.catalog.variants[variant].name
+        requests = self.engine.requests
+        self._happen("batch_done", now, worker)
+        self._listener.batch(variant, len(rows), now - started_s)
+        for row, image in zip(rows, images, strict=True):
+            arrival_s, on_time = requests.arrival_s[row], now <= requests.deadline_s[row]
+            self._answer(row, Served(image, name, worker, len(rows), arrival_s, started_s, now, on_time))
+
+    def model_loaded(self, now: float, worker: int) -> None:
+        index = self._loading.pop(worker, None)
+        if index is not None:
+            load = self.loads[index]
+            self.loads[index] = LoadRecord(load.worker, load.model, load.start_s, now)
+            self._listener.loaded(load.model, now - load.start_s)
+        self._happen("model_loaded", now, worker)
+
+    def worker_lost(self, now: float, worker: int, why: str) -> None:
+        if not self.engine.workers[worker].down:
+            self._loading.pop(worker, None)
+            self.faults.append(FaultRecord(now, worker, "lost"))
+            self._listener.worker(worker, "lost", why)
+            self._happen("worker_lost", now, worker)
+
+    def worker_joined(self, now: float, worker: int) -> None:
+        self.faults.append(FaultRecord(now, worker, "joined"))
+        self._listener.worker(worker, "joined", "")
+        self._happen("worker_joined", now, worker)
+
+    def cache_answered(self, now: float, row: int, hit: CacheHit) -> None:
+        self._listener.cache(hit.max_skipped_steps > 0)
+        self._happen("cache_answered", now, row, hit)
+
+    # -- time -----------------------------------------------------------------------------------------------
+
+    def at(self, time_s: float, call: Callable[[float], None]) -> None:
+        """Call something at a time, with that very time.
+
+        What is late because the loop was busy is still given the time it was meant for, and in order: so errors
+        of timers do not add up, however fast the clock runs.
+        """
+        heappush(self._due, (time_s, next(self._order), call))
+        if self._due[0][0] == time_s:
+            self._arm()
+
+    def now(self) -> float:
+        """The time, with all that was due before it done."""
+        return self._advance()
+
+    def _advance(self) -> float:
+        now = max(self.clock.now(), self._now_s)
+        while self._due and self._due[0][0] <= now:
+            time_s, _, call = heappop(self._due)
+            self._now_s = max(self._now_s, time_s)
+            call(self._now_s)
+        self._now_s = now
+        return now
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._due and not self.clock.held:
+            when = self.clock.loop_time_s(self._due[0][0])
+            self._timer = asyncio.get_running_loop().call_at(when, self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        self._advance()
+        self._arm()
+
+    def _tick_every(self, period_s: float, at_s: float) -> None:
+        def tick(now: float) -> None:
+            self._happen("tick", now)
+            self._tick_every(period_s, at_s + period_s)
+
+        self.at(at_s, tick)
+
+    # -- the engine -----------------------------------------------------------------------------------------
+
+    def _happen(self, what: str, now: float, *details: Any) -> None:
+        """Tell the engine, and carry out what it answers. An engine that fails ends the server."""
+        try:
+            self._carry_out(now, self._tell(what, now, *details))
+        except Exception as error:
+            if self.failure is None:
+                raise
+            if not self.failure.done():
+                self.failure.set_result(error)
+            for row in list(self._open):
+                self._answer(row, Rejected("internal error", lost=True))
+
+    def _tell(self, what: str, *details: Any) -> Sequence[Command]:
+        commands: Sequence[Command] = getattr(self.engine, what)(*details)
+        if self._transcript is not None:
+            plain = [_plain_hit(d) if isinstance(d, CacheHit) else d for d in details]
+            self._note({what: plain, "commands": plain_commands(commands)})
+        return commands
+
+    def _note(self, line: dict[str, Any]) -> None:
+        if self._transcript is not None:
+            self._transcript.write(json.dumps(line) + "\n")
+
+    def _carry_out(self, now: float, commands: Sequence[Command]) -> None:
+        for command in commands:
+            match command:
+                case RunBatch():
+                    jobs = [self._job(row) for row in command.rows]
+                    self._workers.run(now, command.worker, command.variant, jobs)
+                case LoadModel(worker, model):
+                    name = self.engine.catalog.models[model]
+                    self._loading[worker] = len(self.loads)
+                    self.loads.append(LoadRecord(worker, name, now, float("nan")))
+                    self._workers.load(now, worker, name)
+                case LookUpCache(row):
+                    prompt = self.engine.requests.prompt[row]
+                    self._cache.look_up(self, now, row, prompt, self._job(row).prompt)
+                case Reject(row, reason):
+                    self._answer(row, Rejected(reason, lost=reason.startswith("lost")))
+                case WakeUp(at_s):
+                    self.at(max(now, at_s), lambda at_s: self._happen("woken", at_s))
+
+    def _job(self, row: int) -> Job:
+        """A client that has gone leaves its row in the engine: its image is made, and nobody gets it."""
+        held = self._open.get(row)
+        return held[0] if held else Job(row, "", self._seed + row)
+
+    def _answer(self, row: int, result: Served | Rejected) -> None:
+        if isinstance(result, Served):
+            self._listener.served(result)
+        else:
+            self._listener.rejected(result.reason, result.lost)
+        held = self._open.pop(row, None)
+        if held is None or held[1].done():
+            return
+        if isinstance(result, Served):
+            held[1].set_result(result)
+        else:
+            held[1].set_exception(result)
+            held[1].exception()  # retrieved: a client that left will not ask for it
+
+
+# -- transcripts -------------------------------------------------------------------------------------------
+
+
+def plain_commands(commands: Sequence[Command]) -> list[list[Any]]:
+    """Commands as JSON has them."""
+    plain = []
+    for command in commands:
+        values = command.as_tuple() if isinstance(command, RunBatch) else tuple(command)
+        plain.append([type(command).__name__, *(list(v) if isinstance(v, tuple) else v for v in values)])
+    return plain
+
+
+def _plain_hit(hit: CacheHit) -> list[float]:
+    return [hit.similarity, hit.max_skipped_steps, hit.latency_s]
+
+
+def replay(lines: Iterable[str], engine: Engine) -> int:
+    """Feed a transcript to a fresh engine of the same policy and seed; returns how many happenings it had.
+
+    Raises:
+        ValueError: The engine answers otherwise than it did; names the line.
+    """
+    number = 0
+    for number, text in enumerate(lines, start=1):
+        line: dict[str, Any] = json.loads(text)
+        then = line.pop("commands", None)
+        ((what, details),) = line.items()
+        if what == "cache_answered":
+            similarity, steps, latency_s = details[2]
+            details = [*details[:2], CacheHit(similarity, int(steps), latency_s)]
+        answer = getattr(engine, what)(*details)
+        if then is not None and plain_commands(answer) != then:
+            raise ValueError(f"line {number}: {what} led to {then}, and now to {plain_commands(answer)}")
+    return number

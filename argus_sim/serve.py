@@ -1,0 +1,169 @@
+"""One live run: a policy of an experiment behind an HTTP server; the live counterpart of ``simulate``.
+
+Needs the ``live`` extra.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TextIO
+
+import numpy as np
+
+from argus_sim.core.engine import Engine
+from argus_sim.core.requests import Requests
+from argus_sim.errors import InputError, did_you_mean
+from argus_sim.experiment import PolicyConfig
+from argus_sim.live.emulation import EmulatedCache, EmulatedWorkers
+from argus_sim.live.executor import Clock, Executor
+from argus_sim.live.server import ServerConfig, Service, serve
+from argus_sim.live.telemetry import Telemetry
+from argus_sim.record import RunRecord
+from argus_sim.simulate import Scene, record_of
+from argus_sim.simulation.network import SimulatedCache
+from argus_sim.workload import Workload, stream
+
+
+@dataclass(frozen=True, slots=True)
+class LiveConfig:
+    """How an experiment is served.
+
+    Attributes:
+        server: How it listens; its size and name are set from the experiment.
+        speed: Seconds that pass on the cluster in a second, for emulated workers.
+        hold: Time begins with the first request.
+        seed: Of the run: the same luck as the simulated run of this seed.
+    """
+
+    server: ServerConfig = field(default_factory=ServerConfig)
+    speed: float = 1.0
+    hold: bool = False
+    seed: int = 1
+
+
+def choose_policy(scene: Scene, label: str | None) -> PolicyConfig:
+    """The policy of a label; without one, the experiment's only policy.
+
+    Raises:
+        InputError: There is no such policy, or there are several to choose from.
+    """
+    policies = {p.label: p for p in scene.experiment.policies}
+    if label is None:
+        if len(policies) > 1:
+            raise InputError(
+                f"experiment {scene.experiment.name!r} has several policies; name one with --policy. Allowed: "
+                + ", ".join(sorted(policies))
+            )
+        return next(iter(policies.values()))
+    if label not in policies:
+        raise InputError(f"no policy {label!r}{did_you_mean(label, policies)}", where="--policy")
+    return policies[label]
+
+
+def build(scene: Scene, policy: PolicyConfig, config: LiveConfig, *, transcript: TextIO | None = None) -> Service:
+    """Everything of a server with emulated workers, ready to start.
+
+    Raises:
+        InputError: The experiment cannot be served; says why.
+    """
+    experiment, profile = scene.experiment, scene.profile
+    where = f"experiment {experiment.name!r}"
+    if experiment.cluster.faults:
+        raise InputError("faults are for simulations; remove them to serve", where=f"{where}: cluster.faults")
+    if policy.predictor == "perfect":
+        raise InputError(
+            "predictor 'perfect' knows only the profile's prompts; serve with 'text'",
+            where=f"{where}: policy {policy.label!r}",
+        )
+    if not 0 < config.speed < float("inf"):
+        raise InputError(f"must be above 0, found {config.speed}", where="--speed")
+
+    engine = fresh_engine(scene, policy, config.seed)
+    telemetry = Telemetry(profile.variants)
+    telemetry.watch(engine)
+    similarity = profile.similarity()
+    cache = None
+    if similarity is not None:
+        deepest = max(v.skipped_steps for v in profile.variants)
+        simulated = SimulatedCache(experiment.cluster.cache, similarity, deepest, stream(config.seed, "cache"))
+        cache = EmulatedCache(simulated)
+    executor = Executor(
+        engine,
+        EmulatedWorkers(profile, stream(config.seed, "service"), stream(config.seed, "loads")),
+        Clock(config.speed),
+        slo_s=scene.slo_s,
+        cache=cache,
+        dispatch_s=experiment.cluster.dispatch_s,
+        listener=telemetry,
+        transcript=transcript,
+        hold=config.hold,
+        seed=config.seed,
+    )
+    width, height = profile.manifest.resolution
+    listen = config.server
+    server = ServerConfig(
+        listen.host, listen.port, listen.api_key, f"{width}x{height}", experiment.name, listen.max_open,
+        listen.grace_s,
+    )  # fmt: skip
+    return Service(executor, server, _positions(scene, engine), telemetry)
+
+
+def fresh_engine(scene: Scene, policy: PolicyConfig, seed: int) -> Engine:
+    """The engine of a live run, without requests: they are admitted as they come."""
+    experiment = scene.experiment
+    return Engine(
+        scene.catalog,
+        scene.policy(policy, seed),
+        Requests(),
+        experiment.cluster.workers,
+        drop=experiment.drop_rule,
+        staleness_s=experiment.cluster.staleness_s,
+    )
+
+
+def _positions(scene: Scene, engine: Engine) -> Callable[[str], int]:
+    """Text -> position of the prompt in the profile; of its stand-in where the profile does not know it."""
+    known: dict[str, int] = {}
+    for index, text in enumerate(scene.profile.prompt_texts):
+        known.setdefault(text, index)
+    stand_in = lru_cache(maxsize=4096)(engine.policy.setup.predictor.stand_in)
+
+    def position(text: str) -> int:
+        index = known.get(text)
+        return stand_in(text) if index is None else index
+
+    return position
+
+
+async def run(service: Service, *, on_ready: Callable[[str], None], stop: asyncio.Event | None = None) -> None:
+    """Serve until SIGTERM or SIGINT, or until ``stop`` is set."""
+    stop = stop or asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        await serve(service, stop=stop, on_ready=on_ready)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def record(scene: Scene, executor: Executor, duration_s: float) -> RunRecord:
+    """What a finished live run leaves: the same columns as a simulated one.
+
+    A text that the profile does not know stands under its stand-in's name, with the stand-in's quality.
+    """
+    requests = executor.engine.requests
+    arrival_s = np.array(requests.arrival_s, dtype=np.float64)
+    workload = Workload(
+        arrival_s,
+        np.array(requests.deadline_s, dtype=np.float64),
+        np.array(requests.prompt, dtype=np.int32),
+        scene.slo_s,
+        duration_s,
+    )
+    return record_of(scene, executor.engine, workload, executor.loads, executor.faults)
