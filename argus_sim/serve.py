@@ -115,7 +115,7 @@ def build(scene: Scene, policy: PolicyConfig, config: LiveConfig, *, transcript:
 def fresh_engine(scene: Scene, policy: PolicyConfig, seed: int) -> Engine:
     """The engine of a live run, without requests: they are admitted as they come."""
     experiment = scene.experiment
-    return Engine(
+    engine = Engine(
         scene.catalog,
         scene.policy(policy, seed),
         Requests(),
@@ -123,6 +123,11 @@ def fresh_engine(scene: Scene, policy: PolicyConfig, seed: int) -> Engine:
         drop=experiment.drop_rule,
         staleness_s=experiment.cluster.staleness_s,
     )
+    if engine.judges:
+        raise InputError(
+            f"policy {policy.label!r} is a cascade: it needs a discriminator, and the server has none yet"
+        )
+    return engine
 
 
 def _positions(scene: Scene, engine: Engine) -> Callable[[str], int]:

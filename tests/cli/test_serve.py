@@ -50,6 +50,7 @@ def test_a_server_answers_and_ends_at_sigterm(tmp_path: Path) -> None:
         (["--policy", "argus", "--workers", "abacus"], "Allowed: emulated"),
         (["--policy", "argus", "--set", "cluster.faults=[{kind: crash, at_s: 1}]"], "faults"),
         (["--policy", "argus", "--set", "policies.1.predictor=perfect"], "perfect"),
+        (["--set", "policies=[diffserve]"], "needs a discriminator"),
     ],
 )
 def test_a_bad_input_is_one_message(
