@@ -6,6 +6,7 @@ Needs the ``live`` extra.
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -148,11 +149,15 @@ async def run(service: Service, *, on_ready: Callable[[str], None], stop: asynci
     """Serve until SIGTERM or SIGINT, or until ``stop`` is set."""
     stop = stop or asyncio.Event()
     loop = asyncio.get_running_loop()
+    # What is here now stays: collections that walked all of it stopped the loop for 0.1 to 0.2 s each.
+    gc.collect()
+    gc.freeze()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     try:
         await serve(service, stop=stop, on_ready=on_ready)
     finally:
+        gc.unfreeze()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
 
