@@ -102,9 +102,10 @@ def _facts(scene: Scene) -> list[tuple[str, str]]:
     cluster = experiment.cluster
     first, last = experiment.seeds[0], experiment.seeds[-1]
     seeds = f"{first} to {last}" if last > first else f"{first}"
+    gpus = " + ".join(f"{kind.workers} {kind.name}" for kind in cluster.kinds) or f"{cluster.workers}"
     drop = {"late": "what can no longer be on time", "never": "nothing"}
     return [
-        ("GPUs", f"{cluster.workers}"),
+        ("GPUs", gpus),
         ("profile", scene.profile.name),
         ("deadline after arrival", f"{scene.slo_s:.3g} s"),
         ("given up", drop.get(str(experiment.drop)) or f"after {experiment.drop_rule.factor:g} deadlines"),

@@ -40,6 +40,11 @@ def make_lock(scene: Scene, points: Mapping[str, Scene] | None = None) -> dict[s
     }
 
 
+def dump_lock(lock: dict[str, Any]) -> bytes:
+    """The lock file's bytes."""
+    return yaml.safe_dump(lock, sort_keys=False, allow_unicode=True).encode()
+
+
 def _inputs(scene: Scene) -> dict[str, str]:
     experiment = scene.experiment
     inputs = {f"profile {scene.profile.name}": scene.profile.digest()}

@@ -245,6 +245,7 @@ def write_report(
     front: Sequence[tuple[float, float]] = (),
     facts: Sequence[tuple[str, str]] = (),
     figures: Sequence[tuple[str, bytes]] = (),
+    case: str = "trace",
     notes: Sequence[str] = (),
 ) -> None:
     """Writes an experiment's report: one HTML file with everything in it, as a whole or not at all.
@@ -263,6 +264,7 @@ def write_report(
         front: Latency (s) and relative quality of the profile's variants that no other beats in both.
         facts: What was run: ``(what, value)``.
         figures: ``(caption, SVG or PNG bytes)``, as many as fit; the first sentence of a caption is its title.
+        case: What the column ``trace`` names: a trace, or something of a sweep.
         notes: Warnings and remarks, one paragraph each.
     """
     unknown = {kind for _, kind, _ in provenance} - set(KINDS)
@@ -288,7 +290,8 @@ def write_report(
                 (readable(style[name][0], LIGHT), readable(style[name][0], DARK), dashes(style[name][1]))
                 for name in policies
             ],
-            traces_run=summary["trace"].nunique(),
+            cases=summary["trace"].nunique(),
+            case=case,
             seeds=int(seeds.max()) if len(seeds) else 0,
             runs=len(summary),
             requests=_mean_text(summary["arrived"]),

@@ -32,17 +32,19 @@ class Results:
         folder: Where it is.
         experiment: What was run.
         summary: One row per run, the columns of ``summary.csv``.
-        by_point: Of a sweep: the same with traces named by their point, which is what is averaged.
+
+    Of a sweep there are :attr:`summary` and :attr:`aggregate` of all points, and :attr:`points`, each of which is
+    results like those of an experiment without a sweep. All else is for one point to answer, and an
+    :class:`InputError` here.
     """
 
     folder: Path
     experiment: Experiment
     summary: pd.DataFrame
-    by_point: pd.DataFrame | None = None
 
     @classmethod
     def load(cls, folder: str | Path) -> Results:
-        """Results that ``argus-sim run`` or :meth:`Experiment.run` has left.
+        """Results that ``argus-sim run`` or :meth:`Experiment.run` has left; of a sweep, or one of its points.
 
         Raises:
             InputError: No experiment has ended in the folder.
@@ -51,13 +53,31 @@ class Results:
         for name in (LOCK, "summary.csv"):
             if not (folder / name).is_file():
                 raise InputError(f"holds no {name}: no experiment has ended there", where=str(folder))
-        summary = pd.read_csv(folder / "summary.csv", dtype={"policy": "str", "trace": "str"})
-        return cls(folder, Experiment.load(folder / LOCK), summary)
+        experiment = Experiment.load(folder / LOCK)
+        if experiment.sweep is None:
+            summary = pd.read_csv(folder / "summary.csv", dtype={"policy": "str", "trace": "str"})
+        else:
+            from argus_sim.sweep import together
+
+            points = [point.name for point in experiment.points()]
+            summary = together(experiment, {name: cls.load(folder / name).summary for name in points})
+        return cls(folder, experiment, summary)
+
+    @cached_property
+    def points(self) -> dict[str, Results]:
+        """The results of each point of a sweep by its name, e.g. ``slo=2``; empty without a sweep."""
+        return {point.name: Results.load(self.folder / point.name) for point in self.experiment.points()}
 
     @cached_property
     def aggregate(self) -> pd.DataFrame:
-        """A row per policy and trace: means, and half-widths of 95 % intervals over seeds."""
-        return aggregate(self.summary if self.by_point is None else self.by_point)
+        """A row per policy and trace: means, and half-widths of 95 % intervals over seeds.
+
+        Of a sweep, a row per point, policy and trace, led by ``point``.
+        """
+        if self.experiment.sweep is None:
+            return aggregate(self.summary)
+        tables = {name: results.aggregate for name, results in self.points.items()}
+        return pd.concat(tables, names=["point", None]).reset_index("point").reset_index(drop=True)
 
     @cached_property
     def outcomes(self) -> pd.DataFrame:
@@ -75,6 +95,7 @@ class Results:
         Raises:
             InputError: There is no such run.
         """
+        self._must_be_one()
         labels = [p.label for p in self.experiment.policies]
         traces = [t.name for t in self.experiment.traces]
         trace, seed = trace or traces[0], self.experiment.seed if seed is None else seed
@@ -101,7 +122,9 @@ class Results:
         Raises:
             InputError: No such policy or metric, or nothing in common.
         """
+        self._must_be_one()
         if isinstance(to, Results):
+            to._must_be_one()
             return compare(self.summary, to.summary)
         if metric not in self.summary:
             raise InputError(f"no metric {metric!r}{did_you_mean(metric, map(str, self.summary.columns))}")
@@ -120,9 +143,19 @@ class Results:
     @property
     def plot(self) -> Plots:
         """Figures, as Matplotlib draws them."""
+        self._must_be_one()
         return Plots(self)
 
+    def _must_be_one(self) -> None:
+        if self.experiment.sweep is not None:
+            axes, first = ", ".join(self.experiment.sweep.axes), self.experiment.points()[0].name
+            raise InputError(
+                f"has a sweep over {axes}; ask one of its points, e.g. results.points[{first!r}]",
+                where=str(self.folder),
+            )
+
     def _all(self, name: str) -> pd.DataFrame:
+        self._must_be_one()
         parts = []
         for policy, trace, seed in self.summary[list(KEYS)].itertuples(index=False):
             table = pd.read_parquet(self.folder / policy / trace / str(seed) / name)
@@ -134,7 +167,11 @@ class Results:
         """In a notebook: the headline numbers."""
         from argus_sim.report import headline_html
 
-        return headline_html(self.summary)
+        if self.experiment.sweep is None:
+            return headline_html(self.summary)
+        from argus_sim.sweep import cases
+
+        return headline_html(cases(self.experiment, {name: r.summary for name, r in self.points.items()}))
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from argus_sim import metrics, sweep
 from argus_sim.conclude import conclude
 from argus_sim.errors import InputError
 from argus_sim.experiment import Experiment, PolicyConfig, TraceConfig
-from argus_sim.lockfile import LOCK, make_lock
+from argus_sim.lockfile import LOCK, dump_lock, make_lock
 from argus_sim.report import write_atomically
 from argus_sim.results import Results
 from argus_sim.simulate import Scene, forget, hindsight, simulate
@@ -78,7 +78,7 @@ def run_experiment(
         out: The folder for the results; an earlier run's folder is replaced.
         jobs: Processes; as many as there are cores by default.
         resume: Keep the finished runs of the folder; it must be of the same experiment.
-        report: Draw the figures and write the report as well; of a sweep they always are.
+        report: Draw the figures and write the report as well. The points of a sweep have tables only.
         digests: Those of a lock file; the inputs must still have them.
         on_start: Told how many runs there are, and how many of them are done.
         on_run: Told of each run as it ends.
@@ -97,6 +97,9 @@ def run_experiment(
     for each in scenes.values():
         rehearse(each)
     _prepare(out, lock, resume)
+    for name, point in points.items():
+        # A point is an experiment of its own: with its lock file all can be done to it that can be done to one.
+        write_atomically(out / name / LOCK, dump_lock(make_lock(point)))
     tasks = [(s.experiment, run, folder) for folder, s in scenes.items() for run in runs_of(s.experiment)]
     todo, summaries = [], {}
     for task in tasks:
@@ -115,7 +118,8 @@ def run_experiment(
         for folder, s in scenes.items()
     }
     if points:
-        return sweep.finish(experiment, out, {p: tables[out / p] for p in points}, points, lock)
+        by_point = {point: tables[out / point] for point in points}
+        return Results(out, experiment, sweep.conclude(experiment, out, by_point, points, lock, report=report))
     conclude(scene, out, tables[out], lock, report=report)
     return Results(out, experiment, tables[out])
 
@@ -165,7 +169,7 @@ def _prepare(out: Path, lock: dict[str, Any], resume: bool) -> None:
     if out.exists():
         shutil.rmtree(out)
     out.mkdir(parents=True)
-    write_atomically(old, yaml.safe_dump(lock, sort_keys=False, allow_unicode=True).encode())
+    write_atomically(old, dump_lock(lock))
 
 
 # -- the runs ----------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ Each point is an experiment of its own, with its runs and its ``summary.csv`` in
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from argus_sim import metrics, plots, report
+from argus_sim import metrics, plots
 from argus_sim.conclude import provenance_rows
 from argus_sim.experiment import Experiment
 from argus_sim.metrics import METRICS, Metric
 from argus_sim.plot_style import head, legend, styled, styles
-from argus_sim.results import Results
+from argus_sim.report import write_atomically, write_report
 from argus_sim.simulate import Scene
 
 #: What the figure of an axis shows, from left to right.
@@ -27,14 +28,16 @@ SHOWN = ("quality_yield", "relative_quality", "slo_violation_ratio")
 _WIDE = 20.0
 
 
-def finish(
+def conclude(
     experiment: Experiment,
     out: Path,
     summaries: Mapping[str, pd.DataFrame],
     scenes: Mapping[str, Scene],
     lock: dict[str, Any],
-) -> Results:
-    """Write ``summary.csv``, the figures and the report of a sweep whose runs are done.
+    *,
+    report: bool = True,
+) -> pd.DataFrame:
+    """Write ``summary.csv``, the figures and the report of a sweep whose runs are done; returns the table.
 
     Args:
         experiment: With the sweep.
@@ -42,35 +45,51 @@ def finish(
         summaries: By point: its table, as in ``summary.csv``.
         scenes: By point.
         lock: What goes into the report.
+        report: Draw the figures and write the report as well.
     """
     for point, summary in summaries.items():
-        report.write_atomically(out / point / "summary.csv", summary.to_csv(index=False).encode())
+        write_atomically(out / point / "summary.csv", summary.to_csv(index=False).encode())
     summary = together(experiment, summaries)
-    report.write_atomically(out / "summary.csv", summary.to_csv(index=False).encode())
+    write_atomically(out / "summary.csv", summary.to_csv(index=False).encode())
+    if not report:
+        return summary
     embedded = []
     for name, caption, figure in _figures(experiment, summary):
         plots.save(figure, out / "figures", name)
         embedded.append((caption, plots.embed(figure)))
-    # The report has a table for each trace; here, for each trace of each point.
-    by_point = pd.concat(
-        [
-            table.assign(trace=point if len(experiment.traces) == 1 else point + " on " + table["trace"])
-            for point, table in summaries.items()
-        ],
-        ignore_index=True,
-    )
-    aggregate = metrics.aggregate(by_point)
-    report.write_report(
+    by_point = cases(experiment, summaries)
+    write_report(
         out / "report.html",
         title=experiment.name,
         lock=lock,
         summary=by_point,
-        aggregate=aggregate,
+        aggregate=metrics.aggregate(by_point),
         provenance=list(dict.fromkeys(row for scene in scenes.values() for row in provenance_rows(scene))),
         figures=embedded,
+        case="case",
+        facts=_facts(experiment),
         notes=[experiment.description] if experiment.description else [],
     )
-    return Results(out, experiment, summary, by_point)
+    return summary
+
+
+def _facts(experiment: Experiment) -> list[tuple[str, str]]:
+    assert experiment.sweep is not None
+    return [
+        ("points", f"{len(experiment.points())}"),
+        ("varied", ", ".join(experiment.sweep.axes) + (", all combinations" if experiment.sweep.grid else "")),
+        ("traces", ", ".join(trace.name for trace in experiment.traces)),
+        ("made with", f"argus-sim {version('argus-sim')}"),
+    ]
+
+
+def cases(experiment: Experiment, summaries: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """All points' tables under each other, each trace of each point with a name of its own as ``trace``."""
+    tables = [
+        table.assign(trace=point if len(experiment.traces) == 1 else point + " on " + table["trace"])
+        for point, table in summaries.items()
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
 def together(experiment: Experiment, summaries: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from argus_sim.cli import main
 from argus_sim.errors import InputError
 from argus_sim.experiment import Experiment
 from argus_sim.lockfile import LOCK
+from argus_sim.results import Results
 from argus_sim.runner import run_experiment
 from tests.make_experiment import content, write_experiment
 from tests.test_runner import tree
@@ -141,6 +144,8 @@ def test_figures_and_report(swept: Path) -> None:
     page = (swept / "out" / "report.html").read_text("utf-8")
     for point in ("slo=2", "slo=3.5", "trouble=none", "trouble=a-crash"):
         assert point in page
+    assert re.search(r"2 policies,\s+4 cases,\s+2 seeds", page)
+    assert "<dt>varied</dt><dd>slo, trouble</dd>" in page
 
 
 def test_the_lock_file_gives_the_same_bytes_in_parallel_and_after_an_interruption(
@@ -218,6 +223,79 @@ def test_validate_finds_what_is_wrong_at_a_point(tmp_path: Path, capsys: pytest.
     assert "batches of 4 cannot gain 9; at most 4 is allowed" in capsys.readouterr().err
     assert main(["run", str(path), "--out", str(tmp_path / "out")]) == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_results_of_a_sweep_are_those_of_its_points(swept: Path, tmp_path: Path) -> None:
+    out = swept / "out"
+    loaded = Results.load(out)
+    ran = run_experiment(loaded.experiment, tmp_path / "again", jobs=1, report=False)
+    pd.testing.assert_frame_equal(loaded.summary, ran.summary)
+    assert not (tmp_path / "again" / "report.html").exists()
+    assert list(loaded.points) == ["slo=2", "slo=3.5", "trouble=none", "trouble=a-crash"]
+    point = loaded.points["slo=3.5"]
+    assert point.experiment.slo.multiplier == 3.5
+    assert len(point.outcomes) == point.summary["arrived"].sum()
+    assert not point.points
+    table = loaded.aggregate
+    assert list(table.columns[:3]) == ["point", "policy", "trace"]
+    assert len(table) == 2 * 2 + 2
+    (row,) = table[(table["point"] == "slo=2") & (table["policy"] == "argus")].to_dict("records")
+    mine = loaded.summary[(loaded.summary["slo"] == "2") & (loaded.summary["policy"] == "argus")]
+    assert row["quality_yield"] == pytest.approx(mine["quality_yield"].mean(), abs=1e-12)
+    assert "trouble=a-crash" in loaded._repr_html_()
+    asked: tuple[Callable[[], object], ...] = (
+        lambda: loaded.outcomes,
+        lambda: loaded.timelines,
+        lambda: loaded.plot,
+        lambda: loaded.run("argus"),
+        loaded.compare,
+        lambda: point.compare(loaded),
+    )
+    for ask in asked:
+        with pytest.raises(InputError, match=r"has a sweep over slo, trouble; ask one .*points\['slo=2'\]"):
+            ask()
+
+
+def test_a_point_gets_a_report_of_its_own_from_its_lock_file(swept: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(swept / "out", tmp_path / "out"))
+    point = out / "trouble=a-crash"
+    before = (point / "summary.csv").read_bytes()
+    ran: list[object] = []
+    run_experiment(
+        Experiment.load(point / LOCK), point, jobs=1, resume=True, on_run=lambda run, summary: ran.append(run)
+    )
+    assert not ran
+    assert (point / "report.html").is_file()
+    assert (point / "summary.csv").read_bytes() == before
+
+
+def test_watch_and_trace_look_into_points(
+    swept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = Path(shutil.copytree(swept / "out", tmp_path / "out"))
+
+    def call(*arguments: str) -> str:
+        assert main(list(arguments)) == 0
+        return capsys.readouterr().out
+
+    said = call("watch", str(out))
+    assert "12 of 12 runs, ended" in said
+    (line,) = [line.split() for line in said.splitlines() if line.startswith("trouble=a-crash")]
+    table = pd.read_csv(out / "trouble=a-crash" / "summary.csv")
+    assert line[1:] == ["rush", "2/2", "argus", f"{table['quality_yield'].mean():.3f}"]
+    assert "4 of 4 runs, ended" in call("watch", str(out / "slo=2"))
+    call("trace", str(out / "slo=2" / "argus" / "rush" / "3"))
+    assert json.loads((out / "slo=2" / "argus" / "rush" / "3" / "trace.json").read_text())["traceEvents"]
+    # As it is while the last point still runs.
+    shutil.rmtree(out / "trouble=a-crash" / "argus")
+    for path in (out / "report.html", out / "summary.csv", out / "trouble=a-crash" / "summary.csv"):
+        path.unlink()
+    said = call("watch", str(out), "--once")
+    assert "10 of 12 runs, running" in said
+    assert "0/2" in next(line for line in said.splitlines() if line.startswith("trouble=a-crash"))
+    got = json.loads(call("watch", str(out), "--json"))
+    assert (got["ended"], got["runs"], len(got["finished"])) == (False, 12, 10)
+    assert {run["point"] for run in got["finished"]} == {"slo=2", "slo=3.5", "trouble=none"}
 
 
 def rows_of(values: list[str], level: Callable[[int], float]) -> pd.DataFrame:

@@ -28,7 +28,11 @@ _SPARK = 40
 @app.command(epilog=output.examples("argus-sim trace runs/fig7/argus/bursty/1"))
 def trace(
     run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="The folder of one run: runs/EXP/POLICY/TRACE/SEED.")
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            help="The folder of one run: runs/EXP/POLICY/TRACE/SEED, or below a sweep's runs/EXP/POINT.",
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where to; by default trace.json in the run's folder.")
@@ -65,7 +69,12 @@ def trace(
 
 @app.command(epilog=output.examples("argus-sim watch runs/fig7", "argus-sim watch runs/fig7 --once"))
 def watch(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of an experiment's results: runs/EXP.")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN", help="The folder of an experiment's results, runs/EXP, or of a sweep's point."
+        ),
+    ],
     every_s: Annotated[float, typer.Option("--every", min=0.1, metavar="S", help="Seconds between looks.")] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Look once and stop; so does --json.")] = False,
     as_json: output.Json = False,
@@ -86,18 +95,19 @@ def watch(
     if not lock.is_file():
         raise InputError(f"holds no {LOCK}: no experiment has begun there", where=str(run))
     experiment = Experiment.load(lock)
+    places = _places(run, experiment)
     if as_json:
-        output.show_json(_so_far(run, experiment))
+        output.show_json(_so_far(run, experiment, places))
         return
     console = Console(highlight=False)
     if once or not console.is_terminal:
-        output.show(dashboard(run, experiment)[0])
+        output.show(dashboard(run, experiment, places)[0])
         return
     output.remark("Ctrl-C stops watching, not the experiment", quiet=quiet)
     try:
         with Live(console=console, auto_refresh=False) as live:
             while True:
-                shown, ended = dashboard(run, experiment)
+                shown, ended = dashboard(run, experiment, places)
                 live.update(shown, refresh=True)
                 if ended:
                     return
@@ -106,43 +116,96 @@ def watch(
         raise typer.Exit(130) from None
 
 
-def _so_far(folder: Path, experiment: Experiment) -> dict[str, Any]:
+#: Where runs go: the point of a sweep (else ""), its folder and its experiment.
+_Place = tuple[str, Path, "Experiment"]
+
+
+def _places(folder: Path, experiment: Experiment) -> list[_Place]:
+    points = [(point.name, folder / point.name, point.experiment) for point in experiment.points()]
+    return points or [("", folder, experiment)]
+
+
+def _concluded(folder: Path) -> bool:
+    """Whether what comes last is there: the report, or the table of one point of a sweep."""
+    from argus_sim.lockfile import LOCK
+
+    is_point = (folder.resolve().parent / LOCK).is_file()
+    return (folder / ("summary.csv" if is_point else "report.html")).is_file()
+
+
+def _so_far(folder: Path, experiment: Experiment, places: list[_Place]) -> dict[str, Any]:
     """The summaries of the runs that are finished, and how many there will be."""
-    paths = [
-        folder / policy.label / config.name / str(seed) / "summary.json"
-        for config in experiment.traces
-        for policy in experiment.policies
-        for seed in experiment.seeds
+    runs = [
+        (point, place / policy.label / config.name / str(seed) / "summary.json")
+        for point, place, of in places
+        for config in of.traces
+        for policy in of.policies
+        for seed in of.seeds
     ]
-    found = [json.loads(path.read_text("utf-8")) for path in paths if path.is_file()]
-    ended = len(found) == len(paths) and (folder / "report.html").is_file()
-    return {"experiment": experiment.name, "ended": ended, "runs": len(paths), "finished": found}
+    found: list[dict[str, Any]] = [
+        {**({"point": point} if point else {}), **json.loads(path.read_text("utf-8"))}
+        for point, path in runs
+        if path.is_file()
+    ]
+    ended = len(found) == len(runs) and _concluded(folder)
+    return {"experiment": experiment.name, "ended": ended, "runs": len(runs), "finished": found}
 
 
-def dashboard(folder: Path, experiment: Experiment) -> tuple[RenderableType, bool]:
+#: A policy's label, the summaries of its finished runs, and the folder of the last one.
+_Row = tuple[str, list[dict[str, Any]], "Path | None"]
+
+
+def dashboard(folder: Path, experiment: Experiment, places: list[_Place]) -> tuple[RenderableType, bool]:
     """What there is so far, and whether that is all."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.text import Text
 
-    parts: list[RenderableType] = []
+    tables: list[tuple[str, str, list[_Row], int]] = []
     total = done = 0
-    for config in experiment.traces:
-        rows: list[tuple[str, list[dict[str, Any]], Path | None]] = []
-        for policy in experiment.policies:
-            runs = [folder / policy.label / config.name / str(seed) for seed in experiment.seeds]
-            finished = [path for path in runs if (path / "summary.json").is_file()]
-            total, done = total + len(runs), done + len(finished)
-            found = [json.loads((path / "summary.json").read_text("utf-8")) for path in finished]
-            rows.append((policy.label, found, finished[-1] if finished else None))
-        parts += [Text(""), _table(config.name, rows, len(experiment.seeds))]
-    ended = done == total and (folder / "report.html").is_file()
+    for point, place, of in places:
+        for config in of.traces:
+            rows: list[_Row] = []
+            for policy in of.policies:
+                runs = [place / policy.label / config.name / str(seed) for seed in of.seeds]
+                finished = [path for path in runs if (path / "summary.json").is_file()]
+                total, done = total + len(runs), done + len(finished)
+                found = [json.loads((path / "summary.json").read_text("utf-8")) for path in finished]
+                rows.append((policy.label, found, finished[-1] if finished else None))
+            tables.append((point, config.name, rows, len(of.seeds)))
+    parts: list[RenderableType] = []
+    if experiment.sweep is None:
+        parts += [part for _, name, rows, seeds in tables for part in (Text(""), _table(name, rows, seeds))]
+    else:
+        parts += [Text(""), _points(tables)]
+    ended = done == total and _concluded(folder)
     state = "ended" if ended else "figures and report" if done == total else "running"
     head = Text.assemble((experiment.name, "bold"), f"  {done} of {total} runs, {state}")
     return Group(head, ProgressBar(total=total, completed=done, width=_SPARK), *parts), ended
 
 
-def _table(trace: str, rows: list[tuple[str, list[dict[str, Any]], Path | None]], seeds: int) -> RenderableType:
+def _points(tables: list[tuple[str, str, list[_Row], int]]) -> RenderableType:
+    """A line for each trace of each point of a sweep."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("point", no_wrap=True)
+    table.add_column("trace", no_wrap=True)
+    table.add_column("runs", justify="right")
+    table.add_column("highest quality yield so far")
+    for point, trace, rows, seeds in tables:
+        means = {policy: _mean(found, "quality_yield") for policy, found, _ in rows}
+        known = {policy: mean for policy, mean in means.items() if mean is not None}
+        best = max(known, key=known.__getitem__, default=None)
+        said = "" if best is None else f"{best} {known[best]:.3f}"
+        runs = f"{sum(len(found) for _, found, _ in rows)}/{seeds * len(rows)}"
+        table.add_row(Text(point), Text(trace), Text(runs), Text(said))
+    return table
+
+
+def _table(trace: str, rows: list[_Row], seeds: int) -> RenderableType:
     import pandas as pd
     from rich import box
     from rich.table import Table
