@@ -202,6 +202,7 @@ POLICIES = [
         "pac",
         "argus",
         "diffserve",
+        "argus-x",
     )
     for policy in [{"name": policy} if isinstance(policy, str) else policy]
 ]
