@@ -10,7 +10,7 @@ from argus_sim.core.batching import DropRule
 from argus_sim.core.catalog import Catalog
 from argus_sim.domain import CacheHit, Outcome
 from argus_sim.policies.argus import Argus
-from argus_sim.policies.ladders import CacheWatch, Ladder, Move, carried, in_time, mean_quality, spread
+from argus_sim.policies.ladders import CacheWatch, Ladder, Move, carried, in_time, in_time_yield, spread
 from argus_sim.profile import Profile
 from argus_sim.simulation.network import CacheConfig, CacheTrouble, SimulatedCache
 from tests.make_cluster import columns_of, make_cluster
@@ -91,11 +91,33 @@ def test_a_late_answer_is_worth_nothing(profile: Profile) -> None:
     assert (quality[1], quality[2]) == (0.0, ladder.quality[2])  # 9.5 + 3.2 s is late, 9.5 + 2 s is not
 
 
-def test_the_best_levels_carry_first() -> None:
-    assert carried((0.9, 1.0, 0.8), (1.0, 2.0, 3.0), 2.5) == (0.5, 2.0, 0.0)
-    assert carried((0.9, 1.0, 0.8), (1.0, 2.0, 3.0), 9.0) == (1.0, 2.0, 3.0)
-    assert mean_quality((0.9, 1.0), (1.0, 3.0)) == pytest.approx(0.975)
-    assert mean_quality((0.9, 1.0), (0.0, 0.0)) == 0.0
+LONG = (1e6, 1e6, 1e6)
+
+
+def test_without_queueing_the_best_levels_carry_first() -> None:
+    assert carried((0.9, 1.0, 0.8), (1.0, 2.0, 3.0), LONG, 2.5) == pytest.approx((0.5, 2.0, 0.0), abs=0.026)
+    assert carried((0.9, 1.0, 0.8), (0.0, 2.0, 3.0), LONG, 2.5)[0] == 0.0
+    assert sum(carried((0.9, 1.0, 0.8), (1.0, 2.0, 3.0), LONG, 9.0)) == pytest.approx(9.0)
+
+
+def test_the_load_yields_most_in_time() -> None:
+    """Against every split of the demand over two levels, in steps of the same size."""
+    rng = np.random.default_rng(6)
+    for _ in range(200):
+        quality = tuple(rng.uniform(0.5, 1.0, 2).tolist())
+        capacity, slack_s = rng.uniform(0.2, 4.0, 2).tolist(), tuple(rng.uniform(0.5, 15.0, 2).tolist())
+        demand = float(rng.uniform(0.2, 1.2) * sum(capacity))
+        found = in_time_yield(quality, capacity, slack_s, carried(quality, capacity, slack_s, demand))
+        splits = [(demand * k / 100, demand * (100 - k) / 100) for k in range(101)]
+        assert found == pytest.approx(max(in_time_yield(quality, capacity, slack_s, y) for y in splits), rel=1e-9)
+
+
+def test_a_level_that_is_hardly_better_is_not_filled() -> None:
+    """2 workers at 6 s and 6 at 0.5 s, 18 s: of 1.5 requests/s hardly any go to the slow ones' queue."""
+    slow, _ = carried((0.862, 0.861), (0.33, 12.0), (12.0, 17.5), 1.5)
+    assert slow < 0.2
+    slow, _ = carried((0.962, 0.861), (0.33, 12.0), (12.0, 17.5), 1.5)
+    assert 0.2 < slow < 0.33
 
 
 def moving(profile: Profile, workers: int, ladder: str) -> tuple[Move, Ladder]:
@@ -128,9 +150,14 @@ def test_workers_move_as_far_as_demand_allows(profile: Profile) -> None:
 
 
 def test_load_goes_where_workers_are_ready() -> None:
-    allocation = spread((4, 0, 4), (4, 0, 1), (1.0, 0.9, 0.8), (0.25, 0.3, 0.5), 1.2)
-    assert allocation.load_per_s == pytest.approx((1.0, 0.0, 0.2))
-    assert spread((0, 4), (0, 0), (1.0, 0.9), (0.25, 0.5), 1.0).share == (0.0, 1.0)
+    allocation = spread((4, 0, 4), (4, 0, 1), (1.0, 0.9, 0.8), (0.25, 0.3, 0.5), LONG, 1.2)
+    assert allocation.load_per_s == pytest.approx((1.0, 0.0, 0.2), abs=0.013)
+    assert spread((0, 4), (0, 0), (1.0, 0.9), (0.25, 0.5), LONG[:2], 1.0).share == pytest.approx((0.0, 1.0))
+
+
+def test_what_loads_faster_than_anybody_looks_is_ready(profile: Profile) -> None:
+    move, _ = moving(profile, 8, "SM")
+    assert move.ready_within(15.0, (2, 3, 3)) == [8, 0, 3]  # small takes 10 s, mid 20
 
 
 def run_with_trouble(
@@ -186,3 +213,21 @@ def test_a_cache_that_answers_too_late_is_left(profile: Profile) -> None:
     slow = (CacheTrouble(at_s=600, for_s=900, latency_s=10.5),)
     _, used, _ = run_with_trouble(profile, slow, timeout_s=30.0)
     assert not any(cached for at_s, cached in used if 800 < at_s < 1500)
+
+
+def test_a_model_that_is_hardly_better_is_not_queued_for() -> None:
+    """Rated level, ten times as slow, near its capacity: pac, which only sees means, is late; argus is not."""
+    level = make_profile(
+        {"slow": {1: 6.0}, "fast": {1: 0.6}},
+        quality={"slow": 0.862, "fast": 0.861},
+        loads_s={"slow": 20.0, "fast": 20.0},
+    )
+    rng = np.random.default_rng(8)
+    requests = make_requests(np.cumsum(rng.exponential(1 / 1.2, 6000)), 12.0, rng.integers(0, 20, 6000).tolist())
+    late = {}
+    for name in ("argus", "pac"):
+        cluster = make_cluster(level, make_policy(name, level, 8, slo_s=12.0), requests, drop=DropRule("late"))
+        cluster.run()
+        late[name] = float((columns_of(cluster)["outcome"] != Outcome.ON_TIME).mean())
+    assert late["argus"] < 0.01
+    assert late["pac"] > 5 * late["argus"]

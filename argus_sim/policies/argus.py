@@ -14,6 +14,7 @@ more than the model loads cost.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -26,14 +27,14 @@ from argus_sim.core.view import ClusterView
 from argus_sim.domain import CacheHit, Request, VariantId
 from argus_sim.policies.allocation import Allocating, AllocatingParams
 from argus_sim.policies.base import AskCache, Decision, Params, Route, Serves, Setup
-from argus_sim.policies.ladders import CacheWatch, Ladder, Move, carried, in_time, mean_quality, spread
+from argus_sim.policies.ladders import CacheWatch, Ladder, Move, in_time_yield, spread
 
 #: Histograms are rounded to one part in this many, so that alignments recur and the solver remembers them.
 _SHARES = 100
 #: Weight of one answer in the means of the cache: all are heard on its ladder, on another one a few probes.
 _HEARD, _PROBED = 0.02, 0.25
-#: Shares of requests that are in time are rounded to this, for the same reason.
-_IN_TIME = 0.005
+#: By how much the throughput of a level must have changed with the cache for a plan to be made at once.
+_NEWS = 0.1
 
 
 class ArgusParams(AllocatingParams):
@@ -112,11 +113,15 @@ class Argus(Allocating):
     # -- allocation ----------------------------------------------------------------------------------------
 
     def monitor(self, view: ClusterView) -> bool:
-        jumped = self._demand.look(view)
-        if not self._loading:
-            return jumped
-        # A model has arrived: its worker can take load, and the next one may go.
-        return jumped or self._loading > sum(view.is_loading(w) for w in range(view.workers))
+        again = self._demand.look(view)
+        if self._loading:
+            # A model has arrived: its worker can take load, and the next one may go.
+            again |= self._loading > sum(view.is_loading(w) for w in range(view.workers))
+        if self._watch is not None and self._ladder.cached and len(self.kinds) == 1:
+            # Does the cache answer as it did when the plan was made?
+            _, now = self._expect(self._ladder)
+            again |= any(abs(a - b) > _NEWS * b for a, b in zip(now, self._throughput, strict=True))
+        return again
 
     def allocate(self, view: ClusterView) -> Allocation:
         if len(self.kinds) > 1:
@@ -132,26 +137,52 @@ class Argus(Allocating):
         self._loading = 0
         if self._other is not None and demand:
             wanted = self._choose(wanted, view, demand)
-        if demand and not self._ladder.cached:
-            self._quality = self._in_time(self._ladder, workers, demand)
-            wanted = self.solve(workers)
         move = Move(catalog, self._ladder, view)
-        if not any(move.loads(wanted.workers)):
+        if not demand:
             return wanted
-        need = demand * self.params.headroom
-        if demand and sum(move.held) == workers:
-            there = self._yield(self._ladder, wanted, demand)
-            here = self._yield(self._ladder, self._staying(move, need), demand)
-            if (there - here) * self.params.horizon_s <= move.cost_s(wanted.workers) * here / workers:
-                return spread(move.held, move.ready, self._quality, self._throughput, need)
-        counts = move.step(wanted.workers, self._throughput, need)
+        if sum(move.held) == workers and not self._ladder.cached:
+            wanted = self._worth_its_loads(wanted, move, demand)
+        elif not any(move.loads(wanted.workers)):
+            return wanted
+        counts = move.step(wanted.workers, self._throughput, demand * self.params.headroom)
         self._loading = move.loading + sum(move.loads(counts))
-        return spread(counts, move.ready, self._quality, self._throughput, need)
+        # A model that loads faster than demand is looked at counts as there.
+        ready = move.ready_within(self.params.monitor_s or self.params.period_s, counts)
+        slack_s = self._slack_s(self._ladder)
+        return spread(counts, ready, self._quality, self._throughput, slack_s, demand)
 
-    def _staying(self, move: Move, need: float) -> Allocation:
-        """Every worker stays at the level that it is at."""
-        rate = [n * r for n, r in zip(move.held, self._throughput, strict=True)]
-        return Allocation(tuple(move.held), carried(self._quality, rate, need))
+    def _worth_its_loads(self, wanted: Allocation, move: Move, demand: float) -> Allocation:
+        """On a ladder of models: the solver's workers, all workers at one level, or everything as it is.
+
+        Whichever yields most, its loads paid for. The solver knows no queues: raters may find a model hardly
+        better that takes ten times as long, and near its capacity it loses more to waiting than it gains.
+        """
+        workers, levels = sum(wanted.workers), range(len(wanted.workers))
+        stay = self._of(self._ladder, move.held, demand)
+        here = self._yield(self._ladder, stay)
+        alike = [[workers if j == level else 0 for j in levels] for level in levels]
+
+        def worth(option: Allocation) -> float:
+            gain = self._yield(self._ladder, option) - here
+            cost = move.cost_s(option.workers) * here / workers
+            return float(gain * self.params.horizon_s - cost)
+
+        others = [self._of(self._ladder, counts, demand) for counts in (wanted.workers, *alike)]
+        return max([stay, *others], key=worth)  # the first of equals: to move has to be better
+
+    def _slack_s(self, ladder: Ladder) -> Row:
+        """How long a request may wait at each level."""
+        retrieval_s = self._watch.latency_s if ladder.cached and self._watch is not None else 0.0
+        return tuple(self.setup.slo_s - retrieval_s - s for s in ladder.longest_s)
+
+    def _of(self, ladder: Ladder, counts: Sequence[int], demand: float) -> Allocation:
+        """These workers per level, and the best load on them."""
+        return spread(counts, counts, self._quality, self._throughput, self._slack_s(ladder), demand)
+
+    def _yield(self, ladder: Ladder, allocation: Allocation) -> float:
+        """Expected quality per second that is in time, at the quality and throughput that were last expected."""
+        capacity = [n * r for n, r in zip(allocation.workers, self._throughput, strict=True)]
+        return in_time_yield(self._quality, capacity, self._slack_s(ladder), allocation.load_per_s)
 
     def _expect(self, ladder: Ladder) -> tuple[Row, Row]:
         """Quality and throughput of each level, with the cache as it now answers."""
@@ -159,48 +190,28 @@ class Argus(Allocating):
             return self._watch.effective(ladder)
         return ladder.quality, ladder.throughput_per_s
 
-    def _in_time(self, ladder: Ladder, workers: int, demand: float) -> Row:
-        """Quality of each level that is still in time when all workers run at it, as full as they may be.
-
-        On a ladder of models it decides what is loaded. Raters may find a model hardly better that takes ten
-        times as long; near its capacity it loses more to queueing than it gains.
-        """
-        most = [min(demand, workers * r / self.params.headroom) for r in ladder.throughput_per_s]
-        return tuple(
-            q * round(in_time(workers * r, load, self.setup.slo_s - s) / _IN_TIME) * _IN_TIME
-            for q, r, load, s in zip(ladder.quality, ladder.throughput_per_s, most, ladder.longest_s, strict=True)
-        )
-
     def _choose(self, wanted: Allocation, view: ClusterView, demand: float) -> Allocation:
         """Change the ladder if the other one is worth it; the allocation on the one that is chosen."""
         assert self._other is not None
         catalog, workers = self.setup.catalog, view.workers_up
         here_quality, here_rate = self._quality, self._throughput
         move = Move(catalog, self._ladder, view)
-        stays = any(move.loads(wanted.workers)) and sum(move.held) == workers
-        # What is wanted may not be worth its loads.
-        now = self._staying(move, demand * self.params.headroom) if stays else wanted
-        here = self._yield(self._ladder, now, demand)
+        if sum(move.held) == workers and not self._ladder.cached:
+            wanted = self._worth_its_loads(wanted, move, demand)
+        here = self._yield(self._ladder, self._of(self._ladder, wanted.workers, demand))
         self._quality, self._throughput = self._expect(self._other)
         other = self.solve(workers)
-        there = self._yield(self._other, other, demand)
-        cost = Move(catalog, self._other, view).cost_s(other.workers) * here / workers
+        there = self._yield(self._other, self._of(self._other, other.workers, demand))
+        # Either way models have to be loaded.
+        loads_s = Move(catalog, self._other, view).cost_s(other.workers) - move.cost_s(wanted.workers)
         gain = there - here
-        if gain * self.params.switch_horizon_s > cost and gain > self.params.margin * demand:
+        if gain * self.params.switch_horizon_s > loads_s * here / workers and gain > self.params.margin * demand:
             left = self._ladder
             self._use(self._other)
             self._other = left
             return other
         self._quality, self._throughput = here_quality, here_rate
         return wanted
-
-    def _yield(self, ladder: Ladder, allocation: Allocation, demand: float) -> float:
-        """Expected quality per second that is in time, at the quality and throughput that were last expected."""
-        longest_s = max(s for s, n in zip(ladder.longest_s, allocation.workers, strict=True) if n)
-        retrieval_s = self._watch.latency_s if ladder.cached and self._watch is not None else 0.0
-        capacity = sum(n * r for n, r in zip(allocation.workers, self._throughput, strict=True))
-        share = in_time(capacity, demand, self.setup.slo_s - retrieval_s - longest_s)
-        return demand * share * mean_quality(self._quality, allocation.load_per_s)
 
     def placement(self, allocation: Allocation) -> list[dict[Serves, int]]:
         wanted = super().placement(allocation)

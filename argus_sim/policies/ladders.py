@@ -17,6 +17,8 @@ from argus_sim.domain import CacheHit, VariantId
 from argus_sim.policies.base import Route
 
 #: Hit ratios and retrieval latencies are rounded to these, so that the same problems come up again.
+#: Load is spread in this many parts.
+_PARTS = 100
 #: Answers that take more than this part of the SLO are slow.
 _SLOW = 0.1
 _RATIO_GRAIN, _LATENCY_GRAIN_S = 1.0 / 32.0, 0.25
@@ -159,16 +161,6 @@ class CacheWatch:
         return tuple(quality), tuple(rate_per_s)
 
 
-def carried(quality: Row, capacity_per_s: Sequence[float], demand_per_s: float) -> Row:
-    """Load on each level when the best ones are filled first; beyond the capacity, all are full."""
-    load = [0.0] * len(quality)
-    left = demand_per_s
-    for level in sorted(range(len(quality)), key=lambda i: -quality[i]):
-        load[level] = min(left, capacity_per_s[level])
-        left -= load[level]
-    return tuple(load)
-
-
 def in_time(capacity_per_s: float, demand_per_s: float, slack_s: float) -> float:
     """The part of the requests that are served before their wait exceeds ``slack_s``; what cannot is dropped.
 
@@ -190,10 +182,33 @@ def in_time(capacity_per_s: float, demand_per_s: float, slack_s: float) -> float
     return max(0.0, 1.0 - lost_per_s / demand_per_s)
 
 
-def mean_quality(quality: Row, load_per_s: Row) -> float:
-    """Expected quality of an image when the load is spread like this."""
-    total = sum(load_per_s)
-    return sum(q * y for q, y in zip(quality, load_per_s, strict=True)) / total if total else 0.0
+def in_time_yield(quality: Row, capacity_per_s: Sequence[float], slack_s: Row, load_per_s: Row) -> float:
+    """Expected quality per second that is in time, when each level is a queue of its own with this load."""
+    levels = zip(quality, capacity_per_s, slack_s, load_per_s, strict=True)
+    return sum(q * y * in_time(c, y, slack) for q, c, slack, y in levels if y)
+
+
+def carried(quality: Row, capacity_per_s: Sequence[float], slack_s: Row, demand_per_s: float) -> Row:
+    """The load on each level that yields most in time, to a hundredth of the demand.
+
+    Each hundredth goes where it adds most: what is in time rises with the load, but ever less. So a level that is
+    hardly better is not filled up to where its queue costs more than it gains.
+    """
+    part = demand_per_s / _PARTS
+    levels = [j for j, capacity in enumerate(capacity_per_s) if capacity]
+    load, worth = [0.0] * len(quality), [0.0] * len(quality)
+
+    def next_yield(level: int) -> float:
+        y = load[level] + part
+        return quality[level] * y * in_time(capacity_per_s[level], y, slack_s[level])
+
+    more = {level: next_yield(level) for level in levels}
+    for _ in range(_PARTS):
+        best = max(levels, key=lambda j: (more[j] - worth[j], capacity_per_s[j]))
+        load[best] += part
+        worth[best] = more[best]
+        more[best] = next_yield(best)
+    return tuple(load)
 
 
 class Move:
@@ -206,7 +221,7 @@ class Move:
     """
 
     def __init__(self, catalog: Catalog, ladder: Ladder, view: ClusterView) -> None:
-        self._catalog = catalog
+        self._load_s = catalog.load_s
         self._model = [catalog.model[v] for v in ladder.variants]
         level_of = {v: j for j, v in enumerate(ladder.variants)}
         levels = len(ladder.variants)
@@ -239,7 +254,14 @@ class Move:
 
     def cost_s(self, wanted: Sequence[int]) -> float:
         """Worker-seconds that the loads take."""
-        return sum(n * self._catalog.load_s[m] for n, m in zip(self.loads(wanted), self._model, strict=True))
+        return sum(n * self._load_s[m] for n, m in zip(self.loads(wanted), self._model, strict=True))
+
+    def ready_within(self, seconds: float, counts: Sequence[int]) -> list[int]:
+        """Workers of each level that can serve it by then, of those that are to."""
+        return [
+            count if self._load_s[model] <= seconds else ready
+            for count, ready, model in zip(counts, self.ready, self._model, strict=True)
+        ]
 
     def step(self, wanted: Sequence[int], rate_per_s: Row, demand_per_s: float) -> tuple[int, ...]:
         """Workers per level for now: on the way to ``wanted``, with no more loads at once than demand allows.
@@ -273,10 +295,10 @@ class Move:
 
 
 def spread(
-    counts: Sequence[int], ready: Sequence[int], quality: Row, rate_per_s: Row, demand_per_s: float
+    counts: Sequence[int], ready: Sequence[int], quality: Row, rate_per_s: Row, slack_s: Row, demand_per_s: float
 ) -> Allocation:
-    """The allocation of these workers: load only where workers are ready, the best levels first."""
+    """The allocation of these workers, with load only where workers are ready."""
     able = [min(n, r) * rate for n, r, rate in zip(counts, ready, rate_per_s, strict=True)]
     if not any(able):  # everything is loading: queue where there will be most
         able = [n * rate for n, rate in zip(counts, rate_per_s, strict=True)]
-    return Allocation(tuple(counts), carried(quality, able, max(demand_per_s, 1e-9)))
+    return Allocation(tuple(counts), carried(quality, able, slack_s, max(demand_per_s, 1e-9)))
