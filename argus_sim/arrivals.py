@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
@@ -22,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from argus_sim.errors import InputError, did_you_mean
 from argus_sim.fitted import Fitted
 from argus_sim.provenance import Provenance
-from argus_sim.rate import Arrivals, NonNegative, Positive, lines, steps
+from argus_sim.rate import Arrivals, NonNegative, Positive, ascending, lines, steps
 from argus_sim.trace import Floats, Trace
 
 #: Times from :func:`generate_file` are multiples of this. Just under 1 ms, and a power of two: exact as
@@ -56,12 +55,7 @@ class Piecewise(Arrivals):
 
     @model_validator(mode="after")
     def _points_in_order(self) -> Self:
-        times = [time_s for time_s, _ in self.points]
-        if times[0] != 0:
-            raise ValueError(f"the first point must be at 0 s, found {times[0]:g}")
-        for before, after in pairwise(times):
-            if before >= after:
-                raise ValueError(f"points must ascend in time, found {before:g} s before {after:g} s")
+        times = ascending(self.points)
         if times[-1] > self.duration_s:
             raise ValueError(f"a point at {times[-1]:g} s is after the end ({self.duration_s:g} s)")
         return self

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 from scipy.special import gammaincinv, ndtr
 
-from argus_sim.rate import Arrivals, NonNegative, Positive
+from argus_sim.rate import Arrivals, NonNegative, Positive, ascending
 from argus_sim.trace import Floats
 
 #: Gaps drawn before the start, so that the process is in equilibrium there.
@@ -40,12 +39,7 @@ class Fitted(Arrivals):
 
     @model_validator(mode="after")
     def _points_in_order(self) -> Self:
-        times = [time_s for time_s, _ in self.points]
-        if times[0] != 0:
-            raise ValueError(f"the first point must be at 0 s, found {times[0]:g}")
-        for before, after in pairwise(times):
-            if before >= after:
-                raise ValueError(f"points must ascend in time, found {before:g} s before {after:g} s")
+        times = ascending(self.points)
         if times[-1] >= self.duration_s:
             raise ValueError(f"a point at {times[-1]:g} s is not before the end ({self.duration_s:g} s)")
         if not any(rate for _, rate in self.points):

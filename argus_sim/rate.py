@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated
 
 import numpy as np
@@ -14,6 +15,17 @@ from argus_sim.trace import Floats
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def ascending(points: Sequence[tuple[float, float]]) -> list[float]:
+    """The times of ``(time_s, rate)`` points; ValueError unless they start at 0 s and ascend."""
+    times = [time_s for time_s, _ in points]
+    if times[0] != 0:
+        raise ValueError(f"the first point must be at 0 s, found {times[0]:g}")
+    for before, after in pairwise(times):
+        if before >= after:
+            raise ValueError(f"points must ascend in time, found {before:g} s before {after:g} s")
+    return times
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ the importers are compared with plain pandas on them too.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,9 +18,6 @@ from hypothesis import strategies as st
 from argus_sim.errors import InputError
 from argus_sim.importers import FORMATS, import_trace
 from argus_sim.trace import Trace
-
-DATA = os.environ.get("ARGUS_DATA")
-needs_data = pytest.mark.skipif(DATA is None, reason="ARGUS_DATA does not name the folder of recorded data sets")
 
 
 def rng() -> np.random.Generator:
@@ -197,9 +193,8 @@ def test_every_format_describes_itself_and_its_options() -> None:
 # -- the recorded data sets ------------------------------------------------------------------------
 
 
-def load(name: str, **options: object) -> tuple[Trace, pd.DataFrame]:
-    assert DATA is not None
-    path = Path(DATA) / "traces" / FILES[name]
+def load(data: Path, name: str, **options: object) -> tuple[Trace, pd.DataFrame]:
+    path = data / "traces" / FILES[name]
     return import_trace(name, path, rng=rng(), **options), pd.read_csv(path)
 
 
@@ -216,10 +211,9 @@ def counted_per_minute(times: pd.Series, minutes: int) -> list[int]:
 
 
 @pytest.mark.data
-@needs_data
 @pytest.mark.parametrize(("predict_type", "count"), [("TXT_2_IMG", 24_438), ("all", 26_823)])
-def test_gentd26_requests_recorded(predict_type: str, count: int) -> None:
-    trace, frame = load("gentd26-requests", predict_type=predict_type)
+def test_gentd26_requests_recorded(data: Path, predict_type: str, count: int) -> None:
+    trace, frame = load(data, "gentd26-requests", predict_type=predict_type)
     times = frame["t_s"] if predict_type == "all" else frame["t_s"][frame["predict_type"] == predict_type]
     assert len(trace) == len(times) == count
     assert trace.arrival_s[0] == times.iloc[0] == 0
@@ -230,9 +224,8 @@ def test_gentd26_requests_recorded(predict_type: str, count: int) -> None:
 
 
 @pytest.mark.data
-@needs_data
-def test_gentd26_gateway_recorded() -> None:
-    trace, frame = load("gentd26-gateway")
+def test_gentd26_gateway_recorded(data: Path) -> None:
+    trace, frame = load(data, "gentd26-gateway")
     assert trace.duration_s == frame["t_s"].iloc[-1] + 57
     _, per_min = trace.rate(57.0)
     expected = frame["generative_qps"].to_numpy()
@@ -245,19 +238,17 @@ def test_gentd26_gateway_recorded() -> None:
 
 
 @pytest.mark.data
-@needs_data
-def test_azure_llm_recorded() -> None:
-    trace, frame = load("azure-llm-2023")
+def test_azure_llm_recorded(data: Path) -> None:
+    trace, frame = load(data, "azure-llm-2023")
     assert trace.arrival_s.tolist() == frame["t_s"].tolist()
     assert trace.rate(60.0)[1][:58].tolist() == counted_per_minute(frame["t_s"], 58)
     assert len(trace) == 19_366
 
 
 @pytest.mark.data
-@needs_data
 @pytest.mark.parametrize("column", [None, "GOOG"])
-def test_nab_recorded(column: str | None) -> None:
-    trace, frame = load("nab-twitter-volume", column=column)
+def test_nab_recorded(data: Path, column: str | None) -> None:
+    trace, frame = load(data, "nab-twitter-volume", column=column)
     counts = frame[column] if column else frame.drop(columns="timestamp").sum(axis=1)
     assert np.rint(trace.rate(300.0)[1] * 5).tolist() == counts.fillna(0).tolist()
     assert trace.duration_s == 300 * len(frame)

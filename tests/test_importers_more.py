@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,9 +13,6 @@ from argus_sim.errors import InputError
 from argus_sim.importers import import_file, import_trace
 from argus_sim.trace import Trace
 from tests.test_importers import FILES, REQUESTS, counted_per_minute
-
-DATA = os.environ.get("ARGUS_DATA")
-needs_data = pytest.mark.skipif(DATA is None, reason="ARGUS_DATA does not name the folder of recorded data sets")
 
 
 def rng() -> np.random.Generator:
@@ -257,12 +253,10 @@ def test_servegen_as_published_has_its_rates(tmp_path: Path) -> None:
 
 
 @pytest.mark.data
-@needs_data
 @pytest.mark.parametrize(("name", "count"), [("1to8qps", 1633), ("2_5to20qps", 4180)])
-def test_diffserve_recorded(name: str, count: int) -> None:
-    assert DATA is not None
-    path = Path(DATA) / "unclear_licence" / f"diffserve_maf_trace_{name}.csv"
-    texts = Path(DATA) / "prompts" / "diffusiondb_2m_first_5k.txt"
+def test_diffserve_recorded(name: str, count: int, data: Path) -> None:
+    path = data / "unclear_licence" / f"diffserve_maf_trace_{name}.csv"
+    texts = data / "prompts" / "diffusiondb_2m_first_5k.txt"
     trace, frame = import_trace("diffserve", path, rng=rng(), prompts=texts), pd.read_csv(path)
     seconds = frame["t_ms"] / 1000
     assert trace.arrival_s.tolist() == sorted(seconds.tolist())
@@ -276,11 +270,9 @@ def test_diffserve_recorded(name: str, count: int) -> None:
 
 
 @pytest.mark.data
-@needs_data
 @pytest.mark.parametrize("model", ["mm-image", "deepseek-r1"])
-def test_servegen_recorded(model: str) -> None:
-    assert DATA is not None
-    path = Path(DATA) / "traces" / "servegen_clients_mmimage_r1.parquet"
+def test_servegen_recorded(model: str, data: Path) -> None:
+    path = data / "traces" / "servegen_clients_mmimage_r1.parquet"
     frame = pd.read_parquet(path)
     frame = frame[frame["model"] == model]
     trace = import_trace("servegen", path, rng=rng(), model=model)
@@ -298,10 +290,8 @@ def test_servegen_recorded(model: str) -> None:
 
 
 @pytest.mark.data
-@needs_data
-def test_the_hours_of_azure_functions_recorded(tmp_path: Path) -> None:
-    assert DATA is not None
-    path = Path(DATA) / "traces" / "maf_hourly_shape_347h.csv"
+def test_the_hours_of_azure_functions_recorded(tmp_path: Path, data: Path) -> None:
+    path = data / "traces" / "maf_hourly_shape_347h.csv"
     frame = pd.read_csv(path)
     scaled = frame["invocations"] / 1000
     small = tmp_path / "hours.csv"
@@ -313,11 +303,9 @@ def test_the_hours_of_azure_functions_recorded(tmp_path: Path) -> None:
 
 
 @pytest.mark.data
-@needs_data
 @pytest.mark.parametrize("name", ["azure-llm-2023", "gentd26-requests", "nab-twitter-volume", "csv"])
-def test_recorded_files_are_the_same_when_written_while_read(name: str, tmp_path: Path) -> None:
-    assert DATA is not None
-    path = Path(DATA) / "traces" / FILES.get(name, "azure_llm_2023_code.csv")
+def test_recorded_files_are_the_same_when_written_while_read(name: str, tmp_path: Path, data: Path) -> None:
+    path = data / "traces" / FILES.get(name, "azure_llm_2023_code.csv")
     options = {"time_column": "t_s"} if name == "csv" else {}
     trace = import_trace(name, path, rng=np.random.default_rng(5), **options)
     summary = import_file(name, path, tmp_path / "a.parquet", seed=5, **options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,6 @@ from argus_sim.errors import InputError
 from argus_sim.profile import Profile
 from argus_sim.profile_import import IMPORTERS, import_genai_bench, import_profile
 from tests.make_profile import make_profile
-
-DATA = os.environ.get("ARGUS_DATA")
 
 RATINGS = """prompt_id,prompt,model,human_mean,human_scores
 00001,a red cube,SDXL_Base,4.0,4|5|3
@@ -170,11 +167,9 @@ def test_every_format_is_documented() -> None:
 
 
 @pytest.mark.data
-@pytest.mark.skipif(DATA is None, reason="ARGUS_DATA does not name the folder of recorded data sets")
-def test_the_recorded_ratings_agree_with_plain_pandas() -> None:
-    assert DATA is not None
-    path = Path(DATA) / "quality" / "genai_bench_527_human.csv"
-    loads = Path(DATA) / "latency" / "gentd26_component_latency.parquet"
+def test_the_recorded_ratings_agree_with_plain_pandas(data: Path) -> None:
+    path = data / "quality" / "genai_bench_527_human.csv"
+    loads = data / "latency" / "gentd26_component_latency.parquet"
     profile = import_genai_bench(path, latency_from="diffserve-a100", loads_file=loads)
     raw = pd.read_csv(path, dtype={"prompt_id": str}).pivot(
         index="prompt_id", columns="model", values="human_mean"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -20,9 +19,6 @@ from calibration.published_numbers import (
     SERVICE_CV,
     SIMILARITY_CDF,
 )
-
-DATA = os.environ.get("ARGUS_DATA")
-needs_data = pytest.mark.skipif(DATA is None, reason="ARGUS_DATA does not name the folder of recorded data sets")
 
 
 @pytest.fixture(scope="module")
@@ -233,10 +229,8 @@ def test_write_published_returns_its_folders(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.data
-@needs_data
-def test_service_cv_is_that_of_the_katz_logs() -> None:
-    assert DATA is not None
-    log = pd.read_csv(Path(DATA) / "latency" / "katz_sdxl_e2e.csv")
+def test_service_cv_is_that_of_the_katz_logs(data: Path) -> None:
+    log = pd.read_csv(data / "latency" / "katz_sdxl_e2e.csv")
     log = log[
         (log.req > 0) & log.config.isin(["diffusers-0c-0l", "nirvana-0c-0l-skip10", "nirvana-0c-0l-skip20"])
     ]
@@ -246,20 +240,16 @@ def test_service_cv_is_that_of_the_katz_logs() -> None:
 
 
 @pytest.mark.data
-@needs_data
-def test_load_quantiles_are_those_of_gentd26() -> None:
-    assert DATA is not None
-    log = pd.read_parquet(Path(DATA) / "latency" / "gentd26_component_latency.parquet")
+def test_load_quantiles_are_those_of_gentd26(data: Path) -> None:
+    log = pd.read_parquet(data / "latency" / "gentd26_component_latency.parquet")
     seconds = log.loc[log["metric"] == "base_model_load", "value"].to_numpy(dtype=float) / 1000
     assert len(seconds) == 7531
     np.testing.assert_allclose(np.quantile(seconds, (np.arange(99) + 0.5) / 99), GENTD26_LOADS_S, atol=0.006)
 
 
 @pytest.mark.data
-@needs_data
-def test_similarity_quantiles_are_those_of_the_log() -> None:
-    assert DATA is not None
-    scores = pd.read_csv(Path(DATA) / "unclear_licence" / "argus_cache_retrieval_log_20k.csv")["Scores"]
+def test_similarity_quantiles_are_those_of_the_log(data: Path) -> None:
+    scores = pd.read_csv(data / "unclear_licence" / "argus_cache_retrieval_log_20k.csv")["Scores"]
     share, value = np.array(SIMILARITY_CDF).T
     np.testing.assert_allclose([(scores <= v + 5e-5).mean() for v in value[1:-2]], share[1:-2], atol=0.002)
     assert (scores >= 1.0).mean() == pytest.approx(1 - share[-2], abs=1e-3)

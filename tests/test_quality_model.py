@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,6 @@ from calibration.quality_model import (
     generate,
 )
 
-DATA = os.environ.get("ARGUS_DATA")
 Floats = npt.NDArray[np.float64]
 
 AC = LadderSpec((0.97, 0.958, 0.944, 0.932, 0.915), (0.2, 0.4, 0.6, 0.8, 1.0))
@@ -206,10 +204,8 @@ def test_files_that_lack_something_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.data
-@pytest.mark.skipif(DATA is None, reason="ARGUS_DATA does not name the folder of recorded data sets")
-def test_the_committed_constants_are_the_fit() -> None:
-    assert DATA is not None
-    root = Path(DATA)
+def test_the_committed_constants_are_the_fit(data: Path) -> None:
+    root = data
     fit = fit_from_recorded(
         root / "quality" / "genai_bench_527_human.csv",
         root / "quality" / "agiqa3k_mos.csv",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,6 @@ from argus_sim.profile import Profile
 from argus_sim.profile_import import import_profile
 from argus_sim.ratings import components
 from tests.make_profile import make_profile
-
-DATA = os.environ.get("ARGUS_DATA")
-needs_data = pytest.mark.skipif(DATA is None, reason="ARGUS_DATA does not name the folder of recorded data sets")
 
 
 @pytest.fixture
@@ -136,10 +132,8 @@ def test_what_is_wrong_is_named(tmp_path: Path, lender: Profile, options: dict[s
 
 
 @pytest.mark.data
-@needs_data
-def test_the_recorded_ratings_agree_with_plain_pandas() -> None:
-    assert DATA is not None
-    quality = Path(DATA) / "quality"
+def test_the_recorded_ratings_agree_with_plain_pandas(data: Path) -> None:
+    quality = data / "quality"
     cases: list[tuple[str, Path, str, str, dict[str, str], int]] = [
         (
             "agiqa-3k",
@@ -168,7 +162,7 @@ def test_the_recorded_ratings_agree_with_plain_pandas() -> None:
         assert variants[0] == base.replace("_", "-")
         order = raw[[m for name in variants for m in models if m.replace("_", "-") == name]]
         np.testing.assert_allclose(profile.quality(), order.to_numpy(), atol=1e-3)
-    path = Path(DATA) / "unclear_licence" / "aigiqa20k_train_mos.csv"
+    path = data / "unclear_licence" / "aigiqa20k_train_mos.csv"
     few = import_profile(
         "aigiqa-20k", path, latency_from="diffserve-a100", latency_of={"SDXL": "sdxl", "SD1.5": "sd15"}
     )

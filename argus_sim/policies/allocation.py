@@ -79,21 +79,6 @@ class Allocating(Policy):
             in_time = [rate == max(rates) for rate in rates]
         return tuple(rate if good else 0.0 for rate, good in zip(rates, in_time, strict=True))
 
-    @property
-    def max_batch(self) -> int | None:
-        max_batch: int | None = self.params.max_batch
-        return max_batch
-
-    @property
-    def period_s(self) -> float | None:
-        period_s: float = self.params.period_s
-        return period_s
-
-    @property
-    def monitor_s(self) -> float | None:
-        monitor_s: float | None = self.params.monitor_s
-        return monitor_s
-
     def monitor(self, view: ClusterView) -> bool:
         return self._demand.look(view)
 

@@ -124,16 +124,6 @@ class ArgusX(Policy):
         self._dispersion = 1.0
         self._window: tuple[float, int, float] | None = None
 
-    @property
-    def period_s(self) -> float:
-        period_s: float = self.params.period_s
-        return period_s
-
-    @property
-    def monitor_s(self) -> float:
-        monitor_s: float = self.params.monitor_s
-        return monitor_s
-
     def monitor(self, view: ClusterView) -> bool:
         jumped = self._demand.look(view)
         self._slow.look(view)

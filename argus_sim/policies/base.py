@@ -106,13 +106,18 @@ class Policy:
 
     @property
     def period_s(self) -> float | None:
-        """How often :meth:`plan` is called; None for only at the start and when membership changes."""
-        return None
+        """How often :meth:`plan` is called; None for only at the start and when membership changes.
+
+        The parameter of that name, where the policy has one, like the next two.
+        """
+        period_s: float | None = getattr(self.params, "period_s", None)
+        return period_s
 
     @property
     def monitor_s(self) -> float | None:
         """How often :meth:`monitor` is called; None for never."""
-        return None
+        monitor_s: float | None = getattr(self.params, "monitor_s", None)
+        return monitor_s
 
     @property
     def tick_s(self) -> float | None:
@@ -122,7 +127,8 @@ class Policy:
     @property
     def max_batch(self) -> int | None:
         """No batch is larger than this; None for the largest of the profile. Asked once, before the start."""
-        return None
+        max_batch: int | None = getattr(self.params, "max_batch", None)
+        return max_batch
 
     @property
     def constant(self) -> Decision | None:

@@ -167,16 +167,6 @@ class DiffServe(Policy):
         self._light_workers = 0
 
     @property
-    def period_s(self) -> float | None:
-        period_s: float = self.params.period_s
-        return period_s
-
-    @property
-    def monitor_s(self) -> float | None:
-        monitor_s: float | None = self.params.monitor_s
-        return monitor_s
-
-    @property
     def constant(self) -> Decision | None:
         return self._first
 

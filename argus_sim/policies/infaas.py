@@ -41,11 +41,6 @@ class Infaas(Policy):
         self._late = [Route(v, f"level {j}: least late") for j, v in enumerate(ladder)]
         self._reason = "all on the best"
 
-    @property
-    def monitor_s(self) -> float:
-        monitor_s: float = self.params.monitor_s
-        return monitor_s
-
     def monitor(self, view: ClusterView) -> bool:
         steps, slo_s = self._steps, self.setup.slo_s
         steps.look(view)
