@@ -16,7 +16,7 @@ from argus_sim.core.engine import Engine
 from argus_sim.core.floor import PolicyError
 from argus_sim.domain import Request
 from argus_sim.errors import InputError
-from argus_sim.policies.base import Plan, Route
+from argus_sim.policies.base import Plan, Refuse, Route
 from argus_sim.policies.diffserve import Cascade, choose_light, solve_cascade
 from argus_sim.policies.static import Static
 from argus_sim.profile import Profile
@@ -105,6 +105,17 @@ def test_a_cascade_needs_confidences(profile: Profile) -> None:
         make_cluster(profile, engine.policy, make_requests([0.0]))
 
 
+def test_a_cascade_can_only_route() -> None:
+    class Refuses(Twice):
+        def review(self, request: Request, variant: int, confidence: float, view: Any) -> Any:
+            return Refuse("no")
+
+    engine = engine_of(make_profile({"heavy": {1: 4.0}, "light": {1: 1.0}}), 1, Refuses)
+    engine.arrive(0.0, 0)
+    with pytest.raises(PolicyError, match="to an image; allowed are None and Route"):
+        engine.batch_done(1.0, 0, [0.0])
+
+
 def test_a_cascade_cannot_pass_on_to_the_cache() -> None:
     class ToCache(Twice):
         target = 2
@@ -113,7 +124,7 @@ def test_a_cascade_cannot_pass_on_to_the_cache() -> None:
         make_profile({"heavy": {1: 4.0, 2: 6.0}, "light": {1: 1.0, 2: 1.5}, "heavy/ac-25": {1: 2.0}}), 1, ToCache
     )
     engine.arrive(0.0, 0)
-    with pytest.raises(PolicyError, match=r"'heavy/ac-25', which needs a cache"):
+    with pytest.raises(PolicyError, match="a variant that needs no cache"):
         engine.batch_done(1.0, 0, [0.0])
 
 

@@ -16,16 +16,14 @@ from collections.abc import Callable, Sequence
 from argus_sim.core.batching import DropRule, formers
 from argus_sim.core.catalog import Catalog
 from argus_sim.core.commands import Command, LookUpCache, Reject
+from argus_sim.core.decisions import ASKED, REFUSED, Decisions
 from argus_sim.core.floor import NOTHING, Floor, PolicyError
 from argus_sim.core.outcomes import SIZES, WORKERS, OutcomeLog
 from argus_sim.core.requests import Requests
 from argus_sim.core.view import ClusterView
 from argus_sim.core.workers import Worker
 from argus_sim.domain import BatchResult, CacheHit, VariantId
-from argus_sim.policies.base import AskCache, Decision, Plan, Policy, Refuse, Route
-
-#: In place of a variant: the decision was a refusal, or a question to the cache.
-_REFUSED, _ASKED = -1, -2
+from argus_sim.policies.base import Decision, Plan, Policy
 
 #: A named tuple's own constructor takes half as long again.
 _new = tuple.__new__
@@ -102,11 +100,11 @@ class Engine:
         self.wasted_s = self.passed_on_s = 0.0
         self.workers_up = workers
         self.membership = 0
-        #: Rows whose cache look-up is under way, with the variant they wait for (or _ASKED).
+        #: Rows whose cache look-up is under way, with the variant they wait for (or ASKED).
         self._asked: dict[int, VariantId] = {}
         self._retried: set[int] = set()
         self._skipped = [v.skipped_steps for v in catalog.variants]
-        self._known: dict[Decision, tuple[VariantId, int]] = {}
+        self._known = Decisions(policy.name, catalog, log)
         self._request = requests.cursor()
         self._staleness_s = staleness_s
         self._rejects: list[Command] = []
@@ -127,7 +125,7 @@ class Engine:
         self._fill = self.floor.fill
         self.view = ClusterView(self)
         self._route = policy.route
-        self._constant = None if policy.constant is None else self._learn(policy.constant)
+        self._constant = None if policy.constant is None else self._known[policy.constant]
         self._observe: Callable[[BatchResult], None] | None = (
             policy.observe if type(policy).observe is not Policy.observe else None
         )
@@ -165,7 +163,7 @@ class Engine:
             request = self._request
             request.row = row
             decision = self._route(request, view)
-            known = self._known.get(decision) or self._learn(decision)
+            known = self._known[decision]
         variant, reason = known
         self._reason[row] = reason
         if variant < 0:
@@ -254,10 +252,10 @@ class Engine:
             return self._place(now, row)
         decision = self._ask(now, row, hit)
         variant, reason = self._known[decision]
-        if variant == _REFUSED:
+        if variant == REFUSED:
             self._reason[row] = reason
             return self._decided_specially(row, variant)
-        if variant == _ASKED or self._skipped[variant] > hit.max_skipped_steps:
+        if variant == ASKED or self._skipped[variant] > hit.max_skipped_steps:
             raise PolicyError(f"policy {self.policy.name!r} answered {decision}, but the cache said {hit}")
         self._reason[row] = reason
         return self._enqueue(now, row, variant)
@@ -334,23 +332,6 @@ class Engine:
 
     # -- requests ------------------------------------------------------------------------------------------
 
-    def _learn(self, decision: Decision) -> tuple[VariantId, int]:
-        """What a decision means; worked out once for each distinct one."""
-        match decision:
-            case Route(variant=variant) if 0 <= variant < len(self.catalog.variants):
-                pass
-            case Refuse():
-                variant = _REFUSED
-            case AskCache():
-                variant = _ASKED
-            case _:
-                raise PolicyError(
-                    f"policy {self.policy.name!r} answered {decision!r}; allowed are Refuse, AskCache and "
-                    f"Route to a variant from 0 to {len(self.catalog.variants) - 1}"
-                )
-        known = self._known[decision] = (variant, self.log.code(decision.reason))
-        return known
-
     def _ask(self, now: float, row: int, hit: CacheHit | None) -> Decision:
         """Put the routing question again for a request that has already arrived."""
         self._look(now)
@@ -358,8 +339,6 @@ class Engine:
         request.row, request.hit = row, hit
         decision = self._route(request, self.view)
         request.hit = None
-        if decision not in self._known:
-            self._learn(decision)
         return decision
 
     def _judge(
@@ -381,11 +360,11 @@ class Engine:
             if decision is None:
                 good.append(row)
                 continue
-            variant, reason = self._known.get(decision) or self._learn(decision)
-            if self._skipped[variant]:
+            variant, reason = self._known[decision]
+            if variant < 0 or self._skipped[variant]:
                 raise PolicyError(
-                    f"policy {self.policy.name!r} passed an image on to {self.catalog.variants[variant].name!r}, "
-                    f"which needs a cache; allowed are variants that skip no steps"
+                    f"policy {self.policy.name!r} answered {decision} to an image; allowed are None and Route "
+                    f"to a variant that needs no cache"
                 )
             self._reason[row] = reason
             self.passed_on_s += (now - worker.started_s) / len(batch.rows)
@@ -403,7 +382,7 @@ class Engine:
 
     def _decided_specially(self, row: int, variant: VariantId) -> Sequence[Command]:
         """A refusal, a question to the cache, or a variant that needs the cache's answer first."""
-        if variant == _REFUSED:
+        if variant == REFUSED:
             reason = self.log.reasons[self._reason[row]]
             self.log.rejected(row, reason)
             return [Reject(row, reason)]
