@@ -367,17 +367,26 @@ def _notes(details: dict[str, Any]) -> list[str]:
 
 
 def _predicted(plan: Plan, records: dict[str, Any], model: str, parts: dict[str, Any]) -> dict[str, Any]:
-    """Latency of approximate caching from the parts of a full run, beside the measured one."""
+    """Latency of approximate caching from the parts of a full run, beside the measured one.
+
+    The parts are measured minutes before, and a machine changes its pace meanwhile. So they count as shares of
+    the full run, whose latency was measured beside the others; ``pace`` is how much slower that was.
+    """
+    full = records.get(f"latency--{model}--b1")
+    if not full or full["status"] != OK:
+        return {}
     out = {}
+    pace = full["p50_s"] / parts["total_s"]
     fixed = parts["text_s"] + parts["vae_s"] + parts["other_s"]
     for variant in plan.of_model(model):
         record = records.get(f"latency--{variant.name.replace('/', '~')}--b1")
         if variant.strategy.partition("@")[0] == "AC" and record and record["status"] == OK:
-            predicted = fixed + (variant.steps - variant.skipped) * parts["step_s"]
+            predicted = pace * (fixed + (variant.steps - variant.skipped) * parts["step_s"])
             out[variant.name] = {
                 "predicted_s": predicted,
                 "measured_s": record["p50_s"],
                 "ratio": predicted / record["p50_s"],
+                "pace": pace,
             }
     return out
 

@@ -115,9 +115,9 @@ def _variant_rows(profile: Profile) -> tuple[tuple[str, ...], list[tuple[str, ..
 
 
 def _skipping_rows(profile: Profile) -> list[tuple[str, ...]]:
-    models: Any = profile.manifest.generator.get("models", {})
+    made: Any = profile.manifest.generator
     rows = []
-    for model in models.values() if isinstance(models, dict) else ():
+    for model in (m for part in made.get("merged", [made]) for m in part.get("models", {}).values()):
         for name, values in model.get("skipping_predicted", {}).items():
             numbers = (values["predicted_s"], values["measured_s"], values["ratio"])
             rows.append((name, *(f"{number:.4g}" for number in numbers)))
