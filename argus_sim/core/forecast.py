@@ -94,9 +94,13 @@ class Demand:
     """
 
     SIGMAS = 4.0
+    #: Weight of the last look in the dispersion, and over how long it is counted.
+    MEMORY, WINDOW_S = 0.02, 30.0
 
     def __init__(self, forecaster: Forecaster, window: int = 3) -> None:
         self._forecaster = forecaster
+        self._dispersion = 1.0
+        self._ahead: deque[tuple[float, int, float]] = deque()
         self._seen: deque[tuple[float, int]] = deque([(0.0, 0)], maxlen=window + 1)
 
     def look(self, view: ClusterView) -> bool:
@@ -105,6 +109,7 @@ class Demand:
         if now <= last_s:
             return False
         expected_per_s = self._forecaster.forecast()
+        self._compare(now, arrived)
         self._seen.append((now, arrived))
         first_s, first = self._seen[0]
         mean = expected_per_s * (now - first_s)
@@ -117,6 +122,24 @@ class Demand:
             return True
         self._forecaster.observe((arrived - last) / (now - last_s), now - last_s)
         return False
+
+    def _compare(self, now: float, arrived: int) -> None:
+        """What came in the last ``WINDOW_S``, beside what was forecast before it."""
+        ahead = self._ahead
+        while ahead and now - ahead[0][0] >= self.WINDOW_S:
+            at_s, then, per_s = ahead.popleft()
+            expected = per_s * (now - at_s)
+            if expected >= 1.0:
+                off = min((arrived - then - expected) ** 2, self.SIGMAS**2 * expected) / expected
+                self._dispersion += self.MEMORY * (off - self._dispersion)
+        ahead.append((now, arrived, self._forecaster.forecast()))
+
+    def dispersion(self) -> float:
+        """Mean square of what came beside the forecast, over the forecast: 1 for Poisson arrivals of that rate.
+
+        Arrivals in clumps raise it, and so does a forecast that is wrong. To a quarter, and at least 1.
+        """
+        return max(1.0, round(4.0 * self._dispersion) / 4.0)
 
     def forecast_per_s(self) -> float:
         return self._forecaster.forecast()
@@ -146,6 +169,10 @@ class PerfectDemand:
         jumped = off > Demand.SIGMAS * math.sqrt(max(mean, 1.0))
         self._rate_per_s = rate_per_s
         return jumped
+
+    def dispersion(self) -> float:
+        """Nothing is known to be unlike the forecast, but requests do not come evenly: as Poisson arrivals."""
+        return 1.0
 
     def forecast_per_s(self) -> float:
         return self._rate_per_s

@@ -13,8 +13,8 @@ more than the model loads cost.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
-from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -27,7 +27,7 @@ from argus_sim.core.view import ClusterView
 from argus_sim.domain import CacheHit, Request, VariantId
 from argus_sim.policies.allocation import Allocating, AllocatingParams
 from argus_sim.policies.base import AskCache, Decision, Params, Route, Serves, Setup
-from argus_sim.policies.ladders import CacheWatch, Ladder, Move, in_time_yield, spread
+from argus_sim.policies.ladders import CacheWatch, Ladder, Move, Outlook, climb, spread
 
 #: Histograms are rounded to one part in this many, so that alignments recur and the solver remembers them.
 _SHARES = 100
@@ -54,15 +54,15 @@ class ArgusParams(AllocatingParams):
         description="one-pass: the artefact's heuristic, flaws included; none: each prompt at its own affinity, "
         "or at the nearest level that has workers.",
     )
+    allocation: Literal["in-time", "solver"] = Field(
+        default="in-time",
+        description="solver: the artefact's, for the forecast with headroom; in-time: from there to what yields "
+        "most in time, queueing and loads counted.",
+    )
     switch: bool = Field(
         default=True, description="With ladder auto: change to another ladder when it yields more."
     )
-    horizon_s: float = Field(
-        default=600.0, gt=0, description="Time in which a model load within a ladder has to pay for itself."
-    )
-    switch_horizon_s: float = Field(
-        default=1800.0, gt=0, description="Time in which the loads of a change of ladder have to."
-    )
+    horizon_s: float = Field(default=600.0, gt=0, description="Time in which a model load has to pay for itself.")
     margin: float = Field(
         default=0.02, ge=0, description="Relative quality per request that another ladder must yield more."
     )
@@ -97,6 +97,7 @@ class Argus(Allocating):
             self._other = ladder(catalog.ladder("SM"))
         self._watch = CacheWatch(catalog, first, setup.slo_s) if self._ladder.cached else None
         self._ask = AskCache("is the cache back?")
+        self._skipped = [v.skipped_steps for v in catalog.variants]
         self._is_probing = False
         self._probe_s = 0.0
         self._loading = 0
@@ -104,6 +105,8 @@ class Argus(Allocating):
 
     def _use(self, ladder: Ladder) -> None:
         self._ladder = ladder
+        #: Quality times requests lost on this ladder, and the gain per second that the other promised when.
+        self._lost, self._promised = 0.0, (0.0, 0.0)
         self.ladder, self._affinity, self._routes = ladder.variants, ladder.affinity, ladder.routes
         #: What the last alignment came to: shares, their running sums, and where there is nothing to draw.
         self._shares: npt.NDArray[np.float64] | None = None
@@ -128,90 +131,101 @@ class Argus(Allocating):
             # On several kinds of GPUs it stays on its ladder and takes loads as free: what they are worth is only
             # worked out for workers that are all alike.
             return super().allocate(view)
-        workers, demand = view.workers_up, self._demand.forecast_per_s()
-        catalog = self.setup.catalog
-        self._quality, self._throughput = self._expect(self._ladder)
-        wanted = self.solve(workers)
+        here = self._best(self._ladder, view)
+        if here is None:
+            return self.solve(view.workers_up)
         # A cache that nobody asks, because it failed, would never be seen to work again.
         self._is_probing = self._watch is not None and not (self._ladder.cached and self._watch.is_healthy)
-        self._loading = 0
-        if self._other is not None and demand:
-            wanted = self._choose(wanted, view, demand)
-        move = Move(catalog, self._ladder, view)
-        if not demand:
-            return wanted
-        if sum(move.held) == workers and not self._ladder.cached:
-            wanted = self._worth_its_loads(wanted, move, demand)
-        elif not any(move.loads(wanted.workers)):
-            return wanted
-        counts = move.step(wanted.workers, self._throughput, demand * self.params.headroom)
+        if self._other is not None:
+            here = self._choose(here, view)
+        counts, outlook, move = here
+        if any(move.loads(counts)):
+            # Loads take workers away for a while: only as many at once as demand allows.
+            counts = move.step(counts, outlook.rate_per_s, outlook.demand_per_s)
         self._loading = move.loading + sum(move.loads(counts))
+        if self.params.allocation == "solver" and not self._loading:
+            return self.solve(view.workers_up)
         # A model that loads faster than demand is looked at counts as there.
         ready = move.ready_within(self.params.monitor_s or self.params.period_s, counts)
-        slack_s = self._slack_s(self._ladder)
-        return spread(counts, ready, self._quality, self._throughput, slack_s, demand)
+        return spread(counts, ready, outlook)
 
-    def _worth_its_loads(self, wanted: Allocation, move: Move, demand: float) -> Allocation:
-        """On a ladder of models: the solver's workers, all workers at one level, or everything as it is.
+    def _best(self, ladder: Ladder, view: ClusterView) -> tuple[tuple[int, ...], Outlook, Move] | None:
+        """The workers per level that yield most in time, their loads paid for; None without demand.
 
-        Whichever yields most, its loads paid for. The solver knows no queues: raters may find a model hardly
-        better that takes ten times as long, and near its capacity it loses more to waiting than it gains.
+        The solver knows no queues. Near its capacity it loses more to waiting than the best levels gain, and
+        raters may find a model hardly better that takes ten times as long. So its answer is one place to start
+        from; the others are the workers as they are, and all of them at one level.
         """
-        workers, levels = sum(wanted.workers), range(len(wanted.workers))
-        stay = self._of(self._ladder, move.held, demand)
-        here = self._yield(self._ladder, stay)
-        alike = [[workers if j == level else 0 for j in levels] for level in levels]
-
-        def worth(option: Allocation) -> float:
-            gain = self._yield(self._ladder, option) - here
-            cost = move.cost_s(option.workers) * here / workers
-            return float(gain * self.params.horizon_s - cost)
-
-        others = [self._of(self._ladder, counts, demand) for counts in (wanted.workers, *alike)]
-        return max([stay, *others], key=worth)  # the first of equals: to move has to be better
-
-    def _slack_s(self, ladder: Ladder) -> Row:
-        """How long a request may wait at each level."""
+        self._quality, self._throughput = self._expect(ladder)
+        workers, levels = view.workers_up, range(len(ladder.variants))
+        demand = self._demanded(workers * max(self._throughput)) / self.params.headroom
+        if not self._demand.forecast_per_s():
+            return None
         retrieval_s = self._watch.latency_s if ladder.cached and self._watch is not None else 0.0
-        return tuple(self.setup.slo_s - retrieval_s - s for s in ladder.longest_s)
+        slack_s = tuple(round(self.setup.slo_s - retrieval_s - s, 1) for s in ladder.longest_s)
+        outlook = Outlook(
+            self._quality,
+            self._throughput,
+            slack_s,
+            demand,
+            self._demand.dispersion(),
+            self.histogram(view, ladder),
+            ladder.loss,
+        )
+        move = Move(self.setup.catalog, ladder, view)
+        horizon_s: float = self.params.horizon_s
 
-    def _of(self, ladder: Ladder, counts: Sequence[int], demand: float) -> Allocation:
-        """These workers per level, and the best load on them."""
-        return spread(counts, counts, self._quality, self._throughput, self._slack_s(ladder), demand)
+        def worth(counts: tuple[int, ...]) -> float:
+            return outlook.yield_per_s(counts) * (horizon_s - move.cost_s(counts) / workers)
 
-    def _yield(self, ladder: Ladder, allocation: Allocation) -> float:
-        """Expected quality per second that is in time, at the quality and throughput that were last expected."""
-        capacity = [n * r for n, r in zip(allocation.workers, self._throughput, strict=True)]
-        return in_time_yield(self._quality, capacity, self._slack_s(ladder), allocation.load_per_s)
+        solved = self.solve(workers).workers
+        if self.params.allocation == "solver":
+            return solved, outlook, move
+        starts = [solved, *(tuple(workers * (j == i) for j in levels) for i in levels)]
+        if sum(move.held) == workers:
+            starts.insert(0, tuple(move.held))
+        return climb(starts, worth), outlook, move
+
+    def _choose(
+        self, here: tuple[tuple[int, ...], Outlook, Move], view: ClusterView
+    ) -> tuple[tuple[int, ...], Outlook, Move]:
+        """Change the ladder if the other one is worth it; the best on the one that is chosen."""
+        assert self._other is not None
+        workers, expected = view.workers_up, (self._quality, self._throughput)
+        there = self._best(self._other, view)
+        assert there is not None
+        yields = [outlook.yield_per_s(counts) for counts, outlook, _ in (here, there)]
+        loads_s = [move.cost_s(counts) for counts, _, move in (here, there)]
+        # Levels of approximate caching change at no cost: that is worth a margin.
+        freedom = self.params.margin * here[1].demand_per_s * (1.0 if self._other.cached else -1.0)
+        cost = (loads_s[1] - loads_s[0]) * yields[0] / workers
+        if self._missed_out(yields[1] - yields[0] + freedom, view.now_s) >= max(cost, 0.0):
+            left = self._ladder
+            self._use(self._other)
+            self._other = left
+            return there
+        self._quality, self._throughput = expected
+        return here
+
+    def _missed_out(self, gain: float, now: float) -> float:
+        """What has been lost up to now by not being on the other ladder, in quality times requests.
+
+        To change when this reaches what the change costs loses at most twice what it would to know the future
+        (Karlin et al., Competitive Snoopy Caching, 1988). And it does not change for a moment's forecast.
+
+        Args:
+            gain: What the other ladder would yield more per second; without any, there is no reason to change.
+        """
+        at_s, before = self._promised
+        self._lost = max(0.0, self._lost + before * (now - at_s))
+        self._promised = (now, gain)
+        return self._lost if gain > 0.0 else -math.inf
 
     def _expect(self, ladder: Ladder) -> tuple[Row, Row]:
         """Quality and throughput of each level, with the cache as it now answers."""
         if ladder.cached and self._watch is not None:
             return self._watch.effective(ladder)
         return ladder.quality, ladder.throughput_per_s
-
-    def _choose(self, wanted: Allocation, view: ClusterView, demand: float) -> Allocation:
-        """Change the ladder if the other one is worth it; the allocation on the one that is chosen."""
-        assert self._other is not None
-        catalog, workers = self.setup.catalog, view.workers_up
-        here_quality, here_rate = self._quality, self._throughput
-        move = Move(catalog, self._ladder, view)
-        if sum(move.held) == workers and not self._ladder.cached:
-            wanted = self._worth_its_loads(wanted, move, demand)
-        here = self._yield(self._ladder, self._of(self._ladder, wanted.workers, demand))
-        self._quality, self._throughput = self._expect(self._other)
-        other = self.solve(workers)
-        there = self._yield(self._other, self._of(self._other, other.workers, demand))
-        # Either way models have to be loaded.
-        loads_s = Move(catalog, self._other, view).cost_s(other.workers) - move.cost_s(wanted.workers)
-        gain = there - here
-        if gain * self.params.switch_horizon_s > loads_s * here / workers and gain > self.params.margin * demand:
-            left = self._ladder
-            self._use(self._other)
-            self._other = left
-            return other
-        self._quality, self._throughput = here_quality, here_rate
-        return wanted
 
     def placement(self, allocation: Allocation) -> list[dict[Serves, int]]:
         wanted = super().placement(allocation)
@@ -226,18 +240,18 @@ class Argus(Allocating):
             return every
         return wanted
 
-    def histogram(self, view: ClusterView) -> Row:
+    def histogram(self, view: ClusterView, ladder: Ladder) -> Row:
         """Share of each affinity among the recent prompts, to a hundredth; no level has a share of exactly 0."""
-        levels = len(self.ladder)
+        levels = len(ladder.variants)
         prompts = view.recent_prompts(self.params.recent)
         if not len(prompts):
             return (1.0 / levels,) * levels
-        counts = np.bincount(self._ladder.affinities[prompts], minlength=levels).tolist()
+        counts = np.bincount(ladder.affinities[prompts], minlength=levels).tolist()
         rounded = [max(1, round(_SHARES * count / len(prompts))) for count in counts]
         return tuple(share / sum(rounded) for share in rounded)
 
     def aim(self, allocation: Allocation, view: ClusterView) -> None:
-        have = self.histogram(view)
+        have = self.histogram(view, self._ladder)
         if self.params.aligner == "exact":
             shares = align(have, allocation.share, self._ladder.loss)
         else:
@@ -256,17 +270,18 @@ class Argus(Allocating):
     # -- requests ------------------------------------------------------------------------------------------
 
     def route(self, request: Request, view: ClusterView) -> Decision:
-        if request.hit is not None:
-            if self._ladder.cached:
-                return self._missed
-        elif self._is_probing and view.now_s >= self._probe_s:
+        hit = request.hit
+        if hit is None and self._is_probing and view.now_s >= self._probe_s:
             self._probe_s = view.now_s + self.params.probe_s
             return self._ask
         affinity = self._affinity[request.prompt]
-        sure = self._sure[affinity]
-        if sure is not None:
-            return sure
-        return self._routes[affinity][bisect_right(self._upto[affinity], self._draws[request.row])]
+        route = self._sure[affinity]
+        if route is None:
+            level = bisect_right(self._upto[affinity], self._draws[request.row])
+            route = self._routes[affinity][level]
+        if hit is not None and self._skipped[route.variant] > hit.max_skipped_steps:
+            return self._missed
+        return route
 
     def observe_cache(self, hit: CacheHit) -> None:
         assert self._watch is not None

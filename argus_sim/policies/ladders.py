@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +17,11 @@ from argus_sim.core.view import ClusterView
 from argus_sim.domain import CacheHit, VariantId
 from argus_sim.policies.base import Route
 
-#: Hit ratios and retrieval latencies are rounded to these, so that the same problems come up again.
 #: Load is spread in this many parts.
 _PARTS = 100
 #: Answers that take more than this part of the SLO are slow.
 _SLOW = 0.1
+#: Hit ratios and retrieval latencies are rounded to these, so that the same problems come up again.
 _RATIO_GRAIN, _LATENCY_GRAIN_S = 1.0 / 32.0, 0.25
 
 
@@ -161,54 +162,150 @@ class CacheWatch:
         return tuple(quality), tuple(rate_per_s)
 
 
-def in_time(capacity_per_s: float, demand_per_s: float, slack_s: float) -> float:
+def in_time(
+    capacity_per_s: npt.ArrayLike, demand_per_s: npt.ArrayLike, slack_s: npt.ArrayLike, dispersion: float = 1.0
+) -> npt.NDArray[np.float64]:
     """The part of the requests that are served before their wait exceeds ``slack_s``; what cannot is dropped.
 
     The queue as a Brownian motion between 0 and the length that takes the slack to serve, reflected at both
-    (Harrison, Brownian Motion and Stochastic Flow Systems, 1985, section 5.6), for Poisson arrivals and equal
-    service times. Far below capacity the answer is 1, far above it capacity over demand.
+    (Harrison, Brownian Motion and Stochastic Flow Systems, 1985, section 5.6), for equal service times. Far below
+    capacity the answer is 1, far above it capacity over demand, and 0 where there is no slack. Arrays broadcast.
+
+    Args:
+        dispersion: Variance over mean of the number of arrivals; 1 for Poisson arrivals.
     """
-    if slack_s <= 0.0:
-        return 0.0
-    excess = demand_per_s - capacity_per_s
-    longest = slack_s * capacity_per_s
-    exponent = 2.0 * excess * longest / demand_per_s
-    if abs(exponent) < 1e-9:
-        lost_per_s = demand_per_s / (2.0 * longest)
-    elif exponent < -700.0:
-        lost_per_s = 0.0
-    else:
-        lost_per_s = excess / -math.expm1(-exponent)
-    return max(0.0, 1.0 - lost_per_s / demand_per_s)
+    capacity, demand, slack = (np.asarray(a, dtype=float) for a in (capacity_per_s, demand_per_s, slack_s))
+    longest = np.maximum(slack, 1e-12) * capacity
+    excess = np.abs(demand - capacity)
+    # What is lost to chance, beyond the excess of demand over capacity; it is the same on both sides.
+    exponent = np.minimum(2.0 * excess * longest / (demand * dispersion), 700.0)
+    at_capacity = exponent < 1e-9
+    chance_per_s = np.where(
+        at_capacity,
+        demand * dispersion / (2.0 * longest),
+        excess / np.expm1(np.where(at_capacity, 1.0, exponent)),
+    )
+    served = np.minimum(demand, capacity)
+    # To first order what is left; and some are in time however short the queue, which a diffusion does not know.
+    share: npt.NDArray[np.float64] = np.where(slack > 0.0, served / demand / (1.0 + chance_per_s / served), 0.0)
+    return share
 
 
-def in_time_yield(quality: Row, capacity_per_s: Sequence[float], slack_s: Row, load_per_s: Row) -> float:
-    """Expected quality per second that is in time, when each level is a queue of its own with this load."""
-    levels = zip(quality, capacity_per_s, slack_s, load_per_s, strict=True)
-    return sum(q * y * in_time(c, y, slack) for q, c, slack, y in levels if y)
+class Outlook(NamedTuple):
+    """What is expected of the levels of a ladder in the time that a plan is made for.
 
-
-def carried(quality: Row, capacity_per_s: Sequence[float], slack_s: Row, demand_per_s: float) -> Row:
-    """The load on each level that yields most in time, to a hundredth of the demand.
-
-    Each hundredth goes where it adds most: what is in time rises with the load, but ever less. So a level that is
-    hardly better is not filled up to where its queue costs more than it gains.
+    Attributes:
+        quality: Mean relative quality of each level.
+        rate_per_s: Images/s of one worker at each level.
+        slack_s: How long a request may wait at each level.
+        demand_per_s: Requests/s to come.
+        dispersion: Variance over mean of their number.
+        prompts: Share of each affinity among the prompts.
+        loss: L x L: mean quality that prompts of affinity i lose at level j.
     """
-    part = demand_per_s / _PARTS
-    levels = [j for j, capacity in enumerate(capacity_per_s) if capacity]
-    load, worth = [0.0] * len(quality), [0.0] * len(quality)
 
-    def next_yield(level: int) -> float:
-        y = load[level] + part
-        return quality[level] * y * in_time(capacity_per_s[level], y, slack_s[level])
+    quality: Row
+    rate_per_s: Row
+    slack_s: Row
+    demand_per_s: float
+    dispersion: float
+    prompts: Row
+    loss: tuple[Row, ...]
 
-    more = {level: next_yield(level) for level in levels}
-    for _ in range(_PARTS):
-        best = max(levels, key=lambda j: (more[j] - worth[j], capacity_per_s[j]))
-        load[best] += part
-        worth[best] = more[best]
-        more[best] = next_yield(best)
-    return tuple(load)
+    def load_per_s(self, counts: Sequence[int]) -> Row:
+        """The load on each level, with these workers, that yields most in time: see :func:`carried`."""
+        return self._carried(counts)[0]
+
+    def yield_per_s(self, counts: Sequence[int]) -> float:
+        """Expected quality per second that is in time, with that load and each prompt where it loses least."""
+        load, worth = self._carried(counts)
+        return worth + self.demand_per_s * alignment_gain(self.prompts, load, self.loss)
+
+    def _carried(self, counts: Sequence[int]) -> tuple[Row, float]:
+        capacity = tuple(n * rate for n, rate in zip(counts, self.rate_per_s, strict=True))
+        return carried(self.quality, capacity, self.slack_s, self.demand_per_s, self.dispersion)
+
+
+@lru_cache(maxsize=1 << 16)
+def alignment_gain(prompts: Row, load: Row, loss: tuple[Row, ...]) -> float:
+    """How much more quality a request keeps when levels are given out by affinity instead of by lot.
+
+    Prompts in the order of their affinity, on levels in the order of the ladder: the best that can be done where
+    losses are those of nested choices, and never more than can be.
+
+    Args:
+        prompts: Share of each affinity; sums to 1.
+        load: On each level; any unit.
+        loss: As in :class:`Outlook`.
+    """
+    total = sum(load)
+    share = [y / total for y in load]
+    by_lot = sum(p * f * row[j] for p, row in zip(prompts, loss, strict=True) for j, f in enumerate(share) if f)
+    aligned, level, room = 0.0, 0, share[0]
+    for part, row in zip(prompts, loss, strict=True):
+        left = part
+        while left > 1e-12 and level < len(share):
+            moved = min(left, room)
+            aligned += moved * row[level]
+            left, room = left - moved, room - moved
+            if room <= 1e-12:
+                level += 1
+                room = share[level] if level < len(share) else 0.0
+    return max(0.0, by_lot - aligned)
+
+
+@lru_cache(maxsize=1 << 16)
+def carried(
+    quality: Row, capacity_per_s: Row, slack_s: Row, demand_per_s: float, dispersion: float = 1.0
+) -> tuple[Row, float]:
+    """The load on each level that yields most in time, to a hundredth of the demand, and that yield per second.
+
+    Each level is a queue of its own. Each hundredth goes where it adds most: what is in time rises with the load,
+    but ever less. So a level that is hardly better is not filled up to where its queue costs more than it gains.
+    """
+    # Of equals, the level with the most capacity first.
+    levels = sorted((j for j, c in enumerate(capacity_per_s) if c), key=lambda j: -capacity_per_s[j])
+    capacity, slack, q = (np.array([a[j] for j in levels])[:, None] for a in (capacity_per_s, slack_s, quality))
+    y = demand_per_s / _PARTS * np.arange(1, _PARTS + 1)
+    worth = q * y * in_time(capacity, y, slack, dispersion)
+    adds = np.diff(worth, axis=1, prepend=0.0)
+    # The largest additions, where each level's fall: a level is loaded from its first hundredth on.
+    first = np.argsort(-np.minimum.accumulate(np.round(adds, 12), axis=1), axis=None, kind="stable")[:_PARTS]
+    parts = np.bincount(first // _PARTS, minlength=len(levels))
+    load = [0.0] * len(quality)
+    for j, n in zip(levels, parts.tolist(), strict=True):
+        load[j] = n * demand_per_s / _PARTS
+    return tuple(load), float(sum(worth[i, n - 1] for i, n in enumerate(parts.tolist()) if n))
+
+
+def climb(starts: Sequence[tuple[int, ...]], worth: Callable[[tuple[int, ...]], float]) -> tuple[int, ...]:
+    """The best workers per level that moving workers between two levels at a time comes to from the best start.
+
+    Half of the workers at a time first, then ever fewer, down to one. The first of equals stays.
+    """
+    known: dict[tuple[int, ...], float] = {}
+
+    def rate(counts: tuple[int, ...]) -> float:
+        if counts not in known:
+            known[counts] = worth(counts)
+        return known[counts]
+
+    best = max(starts, key=rate)
+    levels = range(len(best))
+    step = 1 << max(0, (sum(best) // 2).bit_length() - 1)
+    while step:
+        moved = [
+            tuple(n + step * ((j == to) - (j == of)) for j, n in enumerate(best))
+            for of in levels
+            for to in levels
+            if of != to and best[of] >= step
+        ]
+        found = max(moved, key=rate, default=best)
+        if rate(found) > rate(best):
+            best = found
+        else:
+            step //= 2
+    return best
 
 
 class Move:
@@ -225,21 +322,28 @@ class Move:
         self._model = [catalog.model[v] for v in ladder.variants]
         level_of = {v: j for j, v in enumerate(ladder.variants)}
         levels = len(ladder.variants)
-        #: Workers of each level, loading or not, and those that are ready to serve it.
-        self.held, self.ready = [0] * levels, [0] * levels
+        #: All levels are of the one model that all workers hold or load.
+        self._is_free = False
+        #: Workers of each level, loading or not.
+        self.held = [0] * levels
+        #: Workers that hold each model.
+        self._ready = dict.fromkeys(self._model, 0)
         self.loading = 0
         for worker in range(view.workers):
             if not view.is_up(worker):
                 continue
             self.loading += view.is_loading(worker)
-            level = next((level_of[v] for v in view.serves(worker) if v in level_of), None)
-            if level is None:  # comes from another ladder: what it holds can serve the first level of that model
-                model = view.holds(worker)
-                level = self._model.index(model) if model in self._model else None
+            model = view.holds(worker)
+            # What it serves beside its level comes first: see Allocating.placement.
+            level = next((level_of[v] for v in reversed(view.serves(worker)) if v in level_of), None)
+            if level is None and model in self._model:
+                # It comes from another ladder: what it holds can serve the first level of that model.
+                level = self._model.index(model)
             if level is not None:
                 self.held[level] += 1
-                if not view.is_loading(worker) and view.holds(worker) == self._model[level]:
-                    self.ready[level] += 1
+            if model in self._ready and not view.is_loading(worker):
+                self._ready[model] += 1
+        self._is_free = len(self._ready) == 1 and sum(self.held) == view.workers_up
 
     def loads(self, wanted: Sequence[int]) -> list[int]:
         """How many loads of each level's model these workers per level take, given the models held."""
@@ -254,14 +358,18 @@ class Move:
 
     def cost_s(self, wanted: Sequence[int]) -> float:
         """Worker-seconds that the loads take."""
+        if self._is_free:
+            return 0.0
         return sum(n * self._load_s[m] for n, m in zip(self.loads(wanted), self._model, strict=True))
 
     def ready_within(self, seconds: float, counts: Sequence[int]) -> list[int]:
         """Workers of each level that can serve it by then, of those that are to."""
-        return [
-            count if self._load_s[model] <= seconds else ready
-            for count, ready, model in zip(counts, self.ready, self._model, strict=True)
-        ]
+        left, ready = dict(self._ready), []
+        for count, model in zip(counts, self._model, strict=True):
+            able = count if self._load_s[model] <= seconds else min(count, left[model])
+            left[model] -= able
+            ready.append(able)
+        return ready
 
     def step(self, wanted: Sequence[int], rate_per_s: Row, demand_per_s: float) -> tuple[int, ...]:
         """Workers per level for now: on the way to ``wanted``, with no more loads at once than demand allows.
@@ -270,7 +378,8 @@ class Move:
         anyway, half of them may.
         """
         workers = sum(wanted)
-        spare = sum(n * r for n, r in zip(self.ready, rate_per_s, strict=True)) - demand_per_s
+        ready = self.ready_within(0.0, self.held)
+        spare = sum(n * r for n, r in zip(ready, rate_per_s, strict=True)) - demand_per_s
         slowest = min((r for r, n in zip(rate_per_s, self.held, strict=True) if n), default=1.0)
         allowed = int(spare / slowest) if spare > 0 else workers // 2 - self.loading
         allowed = max(allowed, 0 if self.loading else 1)
@@ -294,11 +403,7 @@ class Move:
         return tuple(counts)
 
 
-def spread(
-    counts: Sequence[int], ready: Sequence[int], quality: Row, rate_per_s: Row, slack_s: Row, demand_per_s: float
-) -> Allocation:
+def spread(counts: Sequence[int], ready: Sequence[int], outlook: Outlook) -> Allocation:
     """The allocation of these workers, with load only where workers are ready."""
-    able = [min(n, r) * rate for n, r, rate in zip(counts, ready, rate_per_s, strict=True)]
-    if not any(able):  # everything is loading: queue where there will be most
-        able = [n * rate for n, rate in zip(counts, rate_per_s, strict=True)]
-    return Allocation(tuple(counts), carried(quality, able, slack_s, max(demand_per_s, 1e-9)))
+    # Where everything is loading: queue where there will be most.
+    return Allocation(tuple(counts), outlook.load_per_s(ready if any(ready) else counts))

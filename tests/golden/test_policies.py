@@ -130,7 +130,7 @@ def test_nirvana_skips_no_more_than_is_stored(profile: Profile) -> None:
 
 @pytest.mark.parametrize("name", ["proteus", "pac", "argus"])
 def test_allocation_follows_the_forecast(profile: Profile, name: str) -> None:
-    engine = seat(profile, name, headroom=1.0)
+    engine = seat(profile, name, headroom=1.0, **({"allocation": "solver"} if name == "argus" else {}))
     assert serving(engine) == {"sdxl": 8}  # no demand yet: the best
     see_demand(engine, 300.0)
     policy: Any = engine.policy
@@ -156,7 +156,7 @@ def test_pac_ignores_prompts_and_meets_the_shares(profile: Profile) -> None:
 
 
 def test_argus_meets_the_shares_and_sends_tolerant_prompts_deeper(profile: Profile) -> None:
-    engine = seat(profile, "argus")
+    engine = seat(profile, "argus", allocation="solver")
     see_demand(engine, 240.0)
     policy: Any = engine.policy
     level = {v: j for j, v in enumerate(policy.ladder)}
