@@ -29,8 +29,6 @@ from argus_sim.policies.base import Decision, Params, Plan, Policy, Route, Serve
 
 #: Demand and dispersion are rounded to steps of this size (natural logarithm), so that tables recur.
 _DEMAND_STEP, _PEAK_STEP, _DISPERSION_STEP = 0.04, 0.1, 0.4
-#: One error of the forecast counts as no more than this: a jump is no dispersion.
-_LARGEST_ERROR = 9.0
 #: From this part of the capacity on, demand counts as an overload; then workers are sure to have work from this
 #: part of the longest wait on, and the price may be this part of what every class of prompts can pay. Found by
 #: experiment on the trace `bursty`.
@@ -67,6 +65,9 @@ class ArgusXParams(Params):
     margin: float = Field(
         default=0.05, ge=0, lt=1, description="The part of the SLO that is kept in reserve against late finishes."
     )
+    on_time: float = Field(
+        default=2.0, ge=0, description="What an image in time is worth beside its relative quality."
+    )
     classes: int = Field(default=24, ge=1, description="Classes of prompts in the programs.")
     cells: int = Field(default=32, ge=4, description="Points of the grid of waits.")
 
@@ -88,6 +89,7 @@ class ArgusX(Policy):
         self._model = np.array(catalog.model)
         self._quality: list[list[float]] = predictor.predicted.tolist()
         group, self._class_quality = pricing.classes(predictor.predicted, predictor.train, params.classes)
+        self._class_quality += params.on_time
         # What cannot make the deadline even alone is worth nothing to the programs.
         hopeless = [catalog.p99_s[v][catalog.batch_sizes[v][0]] > setup.slo_s for v in variants]
         self._class_quality[:, hopeless] = 0.0
@@ -120,14 +122,10 @@ class ArgusX(Policy):
         self._planned: tuple[int, int] | None = None
         self._markets: tuple[_Market, ...] = ()
         self._tables: dict[tuple[int, int, tuple[int, ...]], tuple[_Market, ...]] = {}
-        #: Variance over mean of the arrivals about the forecast, and the window in which it is being measured.
-        self._dispersion = 1.0
-        self._window: tuple[float, int, float] | None = None
 
     def monitor(self, view: ClusterView) -> bool:
         jumped = self._demand.look(view)
         self._slow.look(view)
-        self._measure(view, jumped)
         self._set_prices()
         return jumped
 
@@ -160,24 +158,10 @@ class ArgusX(Policy):
     def _peak(self, now_s: float) -> float:
         """The upper end of what demand may be, by two standard deviations of what arrives within an SLO."""
         demand = self._expected_per_s()
-        spread = math.sqrt(self._dispersion / max(demand * self.setup.slo_s, 1.0))
+        spread = math.sqrt(self._demand.dispersion() / max(demand * self.setup.slo_s, 1.0))
         faded = self._peak_per_s * 0.5 ** ((now_s - self._peak_at_s) / self.params.peak_half_life_s)
         self._peak_per_s, self._peak_at_s = max(demand * (1.0 + 2.0 * spread), faded), now_s
         return self._peak_per_s
-
-    def _measure(self, view: ClusterView, jumped: bool) -> None:
-        """The dispersion of arrivals about the forecast, in windows of two SLOs, over some ten minutes."""
-        now, arrived, forecast = view.now_s, view.arrived, self._demand.forecast_per_s()
-        if self._window is None or jumped or self._window[2] <= 0.0:
-            self._window = (now, arrived, forecast)
-            return
-        since_s, before, expected = self._window
-        if now - since_s >= 2.0 * self.setup.slo_s:
-            mean = expected * (now - since_s)
-            error = min((arrived - before - mean) ** 2 / max(mean, 1.0), _LARGEST_ERROR)
-            keep = 0.5 ** ((now - since_s) / 600.0)
-            self._dispersion = max(1.0, keep * self._dispersion + (1.0 - keep) * error)
-            self._window = (now, arrived, forecast)
 
     def _wanted(self, per_s: float) -> placement.Demand:
         return placement.Demand(self._class_quality, self._share, self._work_s, self._model, per_s)
@@ -186,7 +170,7 @@ class ArgusX(Policy):
         demand = max(self._expected_per_s(), 1e-3)
         key = (
             round(math.log(demand) / _DEMAND_STEP),
-            round(math.log(self._dispersion) / _DISPERSION_STEP),
+            round(math.log(self._demand.dispersion()) / _DISPERSION_STEP),
             self._counts,
         )
         if key not in self._tables:
