@@ -24,5 +24,6 @@ def make_story(name: str, policies: Sequence[str], seeds: int = 2) -> TraceStory
         name,
         {policy: [timeline(record) for record in runs] for policy, runs in records.items()},
         {policy: runs[0].frame() for policy, runs in records.items()},
+        {policy: runs[0].attempts_frame() for policy, runs in records.items()},
         {policy: runs[0].events() for policy, runs in records.items()},
     )

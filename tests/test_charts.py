@@ -12,16 +12,27 @@ import pytest
 from argus_sim.charts import policy as policy_module
 from argus_sim.charts import svg
 from argus_sim.charts.draw import Drawing
-from argus_sim.charts.story import COLUMNS, tell
+from argus_sim.charts.story import COLUMNS, TraceStory, tell
 from argus_sim.domain import Outcome
 from argus_sim.metrics import timeline
 from argus_sim.policy_style import STYLES
-from argus_sim.record import FaultRecord, PlanRecord
+from argus_sim.record import FaultRecord, PlanRecord, RunRecord
 from argus_sim.report import DARK, LIGHT
 from tests.make_record import make_record, of_requests
 from tests.make_story import make_story
 
 TOTALS = {"p": dict.fromkeys(("latency_mean_s", "relative_quality", "slo_violation_ratio"), 0.5)}
+
+
+def story_of(record: RunRecord) -> TraceStory:
+    """Of one policy, "p", with one seed."""
+    return tell(
+        "t",
+        {"p": [timeline(record)]},
+        {"p": record.frame()},
+        {"p": record.attempts_frame()},
+        {"p": record.events()},
+    )
 
 
 @pytest.mark.parametrize("module", [policy_module, svg], ids=lambda module: module.__name__)
@@ -70,7 +81,7 @@ def test_placement_is_what_the_workers_ran() -> None:
         (0.0, math.nan, math.nan, 500.0, -1, -1, Outcome.REJECTED, math.nan),
     ]
     record = of_requests(rows, duration_s=240.0)
-    story = tell("t", {"p": [timeline(record)]}, {"p": record.frame()}, {"p": record.events()})
+    story = story_of(record)
     (policy,) = story.policies
     assert list(policy.mix) == ["sdxl", "sdxl/ac-20", "tiny-sd"]
     assert policy.doing.shape == (2, COLUMNS)
@@ -94,7 +105,7 @@ def test_shares_and_reasons_cover_every_request() -> None:
 
 def test_faults_loads_and_plans_are_marked() -> None:
     record = make_record(1, requests=200, duration_s=3600.0)
-    story = tell("t", {"p": [timeline(record)]}, {"p": record.frame()}, {"p": record.events()})
+    story = story_of(record)
     trace = Drawing(["p"], ["-"]).trace(story, [], TOTALS)
     kinds = {path.kind: path.d for path in trace["lines"][0].paths}
     start, end = (2000 * s / 3600 for s in (0.6 * 3600, 0.6 * 3600 + 600))
@@ -114,7 +125,7 @@ def test_a_worker_that_never_returns_is_down_to_the_end() -> None:
         plans=[PlanRecord(0.0, "start", {"sdxl": 2})],
         faults=[FaultRecord(60.0, 1, "lost")],
     )
-    story = tell("t", {"p": [timeline(record)]}, {"p": record.frame()}, {"p": record.events()})
+    story = story_of(record)
     trace = Drawing(["p"], ["-"]).trace(story, [], TOTALS)
     (outage,) = [path.d for path in trace["lines"][1].paths if path.kind == "outage"]
     assert outage == "M1000 0h1000v1000H1000z"

@@ -40,11 +40,12 @@ def by_hand() -> RunRecord:
             (2.0, 5.0, 9.0, 14.0, 1, 1, ON_TIME, 0.6),
             (30.0, 50.0, 54.0, 42.0, 0, 0, LATE, 1.0),
             (59.0, NAN, NAN, 71.0, -1, -1, REJECTED, NAN),
-            (60.0, 61.0, NAN, 72.0, 0, 0, LOST, NAN),
+            (60.0, NAN, NAN, 72.0, -1, -1, LOST, NAN),
             (61.0, 110.0, 130.0, 140.0, 2, 1, ON_TIME, 0.5),
             (119.0, NAN, NAN, 131.0, -1, -1, UNFINISHED, NAN),
         ],
         busy_s=60.0,
+        attempts=[(5, 61.0, 64.0, 0, 0, 1, 0, True)],
         faults=[FaultRecord(64.0, 0, "lost")],
     )
 
@@ -202,9 +203,16 @@ def test_batches_by_hand(by_hand: RunRecord) -> None:
     ]
 
 
-def test_a_batch_that_never_ended_runs_to_the_end_of_the_run() -> None:
-    record = of_requests([(0.0, 100.0, NAN, 130.0, 0, 0, UNFINISHED, NAN)])
-    assert batches(record)["finish_s"].to_list() == [120.0]
+def test_a_batch_of_which_a_part_runs_again_is_one_batch() -> None:
+    """A cascade's first stage: one image of two is good, the other is made once more by worker 1."""
+    rows = [
+        (0.0, 1.0, 2.0, 9.0, 4, 0, ON_TIME, 0.8),
+        (0.5, 2.0, 6.0, 9.0, 0, 1, ON_TIME, 1.0),
+    ]
+    record = of_requests(rows, attempts=[(1, 1.0, 2.0, 0, 4, 2, 0, False)], busy_s=5.0)
+    got = [tuple(row) for row in batches(record).itertuples(index=False)]
+    assert got == [(0, 1.0, 2.0, 4, 2), (1, 2.0, 6.0, 0, 1)]
+    assert (timeline(record, 60.0)["utilisation"] * 60.0 * 2).sum() == pytest.approx(record.busy_s)
 
 
 # -------------------------------------------------------------------------------------------------- peak

@@ -26,7 +26,7 @@ from argus_sim.runner import Run, run_experiment, runs_of
 from argus_sim.simulate import Scene
 from tests.make_experiment import content, write_experiment
 
-FILES = ("outcomes.parquet", "timeline.parquet", "events.json", "summary.json")
+FILES = ("outcomes.parquet", "attempts.parquet", "timeline.parquet", "events.json", "summary.json")
 RUNS = [
     f"{policy}/{trace}/{seed}" for policy in ("static", "argus") for trace in ("rush", "file") for seed in (3, 4)
 ]
@@ -191,7 +191,8 @@ def test_a_run_is_there_whole_or_not_at_all(
         with pytest.raises(OSError, match="no space"):
             run_experiment(experiment, tmp_path / "out", jobs=1)
     left = tree(tmp_path / "out")
-    assert set(left) == {LOCK, "static/rush/.3.partial/outcomes.parquet"}
+    partial = "static/rush/.3.partial"
+    assert set(left) == {LOCK, f"{partial}/outcomes.parquet", f"{partial}/attempts.parquet"}
     run_experiment(experiment, tmp_path / "out", jobs=1, resume=True)
     assert tree(tmp_path / "out") == tree(finished / "out")
 

@@ -49,12 +49,13 @@ def trace(
     from argus_sim.chrome_trace import trace_json
     from argus_sim.report import write_atomically
 
-    for name in ("outcomes.parquet", "timeline.parquet", "events.json"):
+    for name in ("outcomes.parquet", "attempts.parquet", "timeline.parquet", "events.json"):
         if not (run / name).is_file():
             raise InputError(f"holds no {name}; a run's folder is runs/EXP/POLICY/TRACE/SEED", where=str(run))
     path = out or run / "trace.json"
     text = trace_json(
         pd.read_parquet(run / "outcomes.parquet"),
+        pd.read_parquet(run / "attempts.parquet"),
         pd.read_parquet(run / "timeline.parquet"),
         json.loads((run / "events.json").read_text("utf-8")),
         title=" ".join(run.resolve().parts[-3:]),
