@@ -20,10 +20,9 @@ from matplotlib.ticker import MaxNLocator
 
 from argus_sim.metrics import METRICS, Metric
 from argus_sim.moving import MAX_POINTS, Clock
-from argus_sim.plot_style import DASHED, embed, head, legend, render, save, styled, styles
+from argus_sim.plot_style import DASHED, head, legend, render, save, styled, styles
 
 __all__ = [
-    "embed",
     "figure_front",
     "figure_latency_cdf",
     "figure_level_mix",

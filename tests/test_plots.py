@@ -98,7 +98,7 @@ def test_save_and_embed(tmp_path: Path, drawings: dict[str, Callable[[], Figure]
     assert png.read_bytes().startswith(b"\x89PNG")
     assert svg.read_bytes() == plots.render(figure, "svg")
     assert png.read_bytes() == plots.render(figure, "png")
-    small = plots.embed(figure)
+    small = plot_style.embed(figure)
     assert len(small) <= min(len(svg.read_bytes()), len(plots.render(figure, "png", dpi=110)))
 
 

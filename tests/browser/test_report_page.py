@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +15,6 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     written(folder)
     return folder / "report.html"
-
-
-@pytest.fixture(scope="module", params=["light", "dark"])
-def page(browser: Any, path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
-    context = browser.new_context(
-        offline=True, color_scheme=request.param, viewport={"width": 1280, "height": 900}
-    )
-    page = context.new_page()
-    page.said = []
-    page.on("console", lambda message: page.said.append(message.text))
-    page.on("pageerror", lambda error: page.said.append(str(error)))
-    page.on(
-        "request", lambda sent: None if sent.url.startswith(("file:", "data:")) else page.said.append(sent.url)
-    )
-    page.goto(path.as_uri())
-    yield page
-    assert page.said == []
-    context.close()
 
 
 def test_no_text_is_cut_off_at_any_width(page: Any) -> None:
