@@ -260,3 +260,14 @@ def test_interrupted_says_how_to_go_on(finished: Path, tmp_path: Path, how: str)
     assert said.splitlines()[-1] == (
         f"interrupted; finished runs are kept. To go on: argus-sim run {out / LOCK} --out {out} --resume"
     )
+
+
+def test_seeds_may_have_traces_of_different_lengths(tmp_path: Path) -> None:
+    """Arrivals of their own, each rescaled in time to the same peak."""
+    data = content() | {"policies": ["static"]}
+    data["traces"][0] |= {"peak": {"of_capacity": 1.0, "window_s": 20, "by": "time"}}
+    out = tmp_path / "out"
+    results = run_experiment(Experiment.load(write_experiment(tmp_path, data)), out, jobs=1)
+    lengths = {float(results.run("static", "rush", seed).events["duration_s"]) for seed in (3, 4)}
+    assert len({len(results.run("static", "rush", seed).timeline) for seed in (3, 4)}) == len(lengths) == 2
+    assert "traces of different lengths" in (out / "report.html").read_text("utf-8")

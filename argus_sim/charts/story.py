@@ -91,7 +91,7 @@ def tell(
         events: Policy -> the content of ``events.json`` of the first seed.
     """
     tables = [table for seeds in timelines.values() for table in seeds]
-    clock = Clock(tables[0], None)
+    clock = Clock(tables, None)
     policies = [
         _policy(policy, clock, seeds, outcomes[policy], attempts[policy], events[policy])
         for policy, seeds in timelines.items()
@@ -128,7 +128,7 @@ def _policy(
     latency = (outcomes["finish_s"] - outcomes["arrival_s"])[done].to_numpy(dtype=np.float64)
     share = np.linspace(0.0, 1.0, CDF_POINTS)
     ran = pd.concat([table[_RAN].astype({"variant": "str"}) for table in (outcomes, attempts)], ignore_index=True)
-    doing, busy = _placement(ran, list(mix), int(events["workers"]), float(events["duration_s"]))
+    doing, busy = _placement(ran, list(mix), int(events["workers"]), clock.end_s)
     return PolicyStory(
         name=name,
         lines={metric: clock.over_seeds(seeds, metric)[0] for metric in LINES},
@@ -147,12 +147,12 @@ _RAN = ["start_s", "finish_s", "variant", "worker", "batch_size"]
 
 
 def _placement(
-    ran: pd.DataFrame, variants: list[str], workers: int, duration_s: float
+    ran: pd.DataFrame, variants: list[str], workers: int, end_s: float
 ) -> tuple[npt.NDArray[np.int64], Floats]:
     """What each of the first workers ran longest in each stretch of the trace, and how busy it was."""
     rows = min(workers, MAX_WORKERS)
     ran = ran[ran["finish_s"].notna() & (ran["worker"] >= 0) & (ran["worker"] < rows)]
-    width_s = duration_s / COLUMNS
+    width_s = end_s / COLUMNS
     worker = ran["worker"].to_numpy(dtype=np.int64)
     code = pd.Categorical(ran["variant"], categories=variants).codes.astype(np.int64)
     start, finish = ran["start_s"].to_numpy(), ran["finish_s"].to_numpy()
