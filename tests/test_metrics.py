@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from argus_sim import intervals, metrics
 from argus_sim.domain import Outcome
 from argus_sim.errors import InputError
+from argus_sim.intervals import agreement
 from argus_sim.metrics import METRICS, aggregate, batches, compare, interval, paired, peak, summarise, timeline
 from argus_sim.record import FaultRecord, PlanRecord, RunRecord
 from tests.make_record import VARIANTS, make_record, of_requests
@@ -360,3 +361,43 @@ def test_examples_in_docstrings(module: object) -> None:
     failed, attempted = doctest.testmod(module)  # type: ignore[arg-type]
     assert attempted
     assert not failed
+
+
+# --------------------------------------------------------------------------------------------- agreement
+
+
+def ranked(**yields: list[list[float]]) -> pd.DataFrame:
+    """Quality yields by policy: those of each seed on trace ``a``, then on trace ``b``."""
+    rows = [
+        {"policy": policy, "trace": trace, "seed": seed, "quality_yield": value}
+        for policy, of in yields.items()
+        for trace, values in zip("ab", of, strict=True)
+        for seed, value in enumerate(values)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_the_same_ranking_agrees() -> None:
+    table = ranked(x=[[0.9, 0.91], [0.8, 0.82]], y=[[0.5, 0.51], [0.4, 0.42]], z=[[0.1, 0.11], [0.0, 0.02]])
+    got = agreement(table, "a", "b")
+    assert (got.tau, got.pairs, got.same, got.swapped, got.undecided) == (1.0, 3, 3, (), ())
+
+
+def test_a_swap_is_one_that_both_traces_tell_apart() -> None:
+    sure = ranked(x=[[0.9, 0.91], [0.4, 0.41]], y=[[0.5, 0.51], [0.8, 0.81]])
+    got = agreement(sure, "a", "b")
+    assert (got.tau, got.same, got.swapped, got.undecided) == (-1.0, 0, (("x", "y"),), ())
+    # On b the difference is 0.1 in one seed and -0.3 in the other: nobody knows.
+    unsure = ranked(x=[[0.9, 0.91], [0.7, 0.4]], y=[[0.5, 0.51], [0.6, 0.7]])
+    got = agreement(unsure, "a", "b")
+    assert (got.tau, got.same, got.swapped, got.undecided) == (-1.0, 0, (), (("x", "y"),))
+
+
+def test_what_rankings_cannot_be_compared() -> None:
+    table = ranked(x=[[0.9], [0.8]], y=[[0.5], [0.4]])
+    assert agreement(table, "a", "b").undecided == (("x", "y"),)  # one seed decides nothing
+    with pytest.raises(InputError, match="no trace 'c'"):
+        agreement(table, "a", "c")
+    half = table[(table["policy"] != "y") | (table["trace"] == "a")]
+    with pytest.raises(InputError, match="not run under the same policies"):
+        agreement(half, "a", "b")
