@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.browser.pages import check_widths
 from tests.test_report import written
 
 
@@ -18,10 +19,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_no_text_is_cut_off_at_any_width(page: Any) -> None:
-    for width in (1280, 390, 320):
-        page.set_viewport_size({"width": width, "height": 900})
-        assert page.evaluate("document.documentElement.scrollWidth") == width
-    page.set_viewport_size({"width": 1280, "height": 900})
+    check_widths(page)
 
 
 def test_pointing_at_a_chart_reads_it_on_all_charts_of_the_trace(page: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.browser.pages import check_widths
 from tests.make_story import make_axis
 from tests.test_report import written
 
@@ -21,10 +22,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_no_text_is_cut_off_at_any_width(page: Any) -> None:
-    for width in (1280, 390, 320):
-        page.set_viewport_size({"width": width, "height": 900})
-        assert page.evaluate("document.documentElement.scrollWidth") == width
-    page.set_viewport_size({"width": 1280, "height": 900})
+    check_widths(page)
 
 
 def test_labels_of_an_axis_do_not_lie_on_each_other(page: Any) -> None:
