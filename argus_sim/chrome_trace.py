@@ -8,7 +8,6 @@ thread. Times are microseconds of the trace.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,24 +21,29 @@ PLACEMENTS, REFUSALS = 0, 1
 Event = dict[str, Any]
 
 
-def trace_json(outcomes: pd.DataFrame, timeline: pd.DataFrame, events: dict[str, Any], *, title: str) -> str:
+def trace_json(
+    outcomes: pd.DataFrame, attempts: pd.DataFrame, timeline: pd.DataFrame, events: dict[str, Any], *, title: str
+) -> str:
     """The content of ``trace.json``, an event a line.
 
     Args:
         outcomes: The table of ``outcomes.parquet``.
+        attempts: The table of ``attempts.parquet``.
         timeline: The table of ``timeline.parquet``.
         events: The content of ``events.json``.
         title: What the run is called.
     """
-    found = [*_names(int(events["workers"]), title), *_in_order(outcomes, timeline, events)]
+    found = [*_names(int(events["workers"]), title), *_in_order(outcomes, attempts, timeline, events)]
     lines = ",\n".join(json.dumps(event, ensure_ascii=False, allow_nan=False) for event in found)
     return (
         f'{{"displayTimeUnit": "ms", "otherData": {json.dumps({"run": title})}, "traceEvents": [\n{lines}\n]}}\n'
     )
 
 
-def _in_order(outcomes: pd.DataFrame, timeline: pd.DataFrame, events: dict[str, Any]) -> list[Event]:
-    found = [*batches(outcomes, events), *_loads(events), *_decisions(outcomes, events), *_counters(timeline)]
+def _in_order(
+    outcomes: pd.DataFrame, attempts: pd.DataFrame, timeline: pd.DataFrame, events: dict[str, Any]
+) -> list[Event]:
+    found = [*batches(outcomes, attempts), *_loads(events), *_decisions(outcomes, events), *_counters(timeline)]
     return sorted(found, key=lambda event: float(event["ts"]))
 
 
@@ -68,27 +72,36 @@ def _lasting(
     return {**event, "dur": round(finish - start, 3), "args": args}
 
 
-def batches(outcomes: pd.DataFrame, events: dict[str, Any]) -> Iterator[Event]:
-    """Every batch: the requests that share a worker and a start.
+#: Ends of a request in a batch that are counted in the batch's event.
+_NOT_SERVED_IN_TIME = ("late", "passed on", "lost")
 
-    One that a lost worker cut short ends at that fault, or with the trace.
+
+def batches(outcomes: pd.DataFrame, attempts: pd.DataFrame) -> Iterator[Event]:
+    """Every batch: what shares a worker, a start and a finish.
+
+    A request that ran more than once is in each of its batches.
     """
-    lost = sorted((f["at_s"], f["worker"]) for f in events["faults"] if f["kind"] == "lost")
-    ran = outcomes[outcomes["start_s"].notna() & (outcomes["worker"] >= 0)]
-    for _, batch in ran.groupby(["worker", "start_s"], sort=True):
-        worker, start_s = int(batch["worker"].iloc[0]), float(batch["start_s"].iloc[0])
-        finish_s = float(batch["finish_s"].max())
-        if math.isnan(finish_s):
-            ends = (at_s for at_s, who in lost if who == worker and at_s >= start_s)
-            finish_s = next(ends, max(float(events["duration_s"]), start_s))
+    served = outcomes[outcomes["finish_s"].notna()]
+    again = attempts.assign(outcome=attempts["ended"].astype("str")).merge(
+        outcomes[["request", "arrival_s"]], on="request", validate="many_to_one"
+    )
+    columns = ["worker", "start_s", "finish_s", "request", "variant", "batch_size", "arrival_s"]
+    texts = ["variant", "reason", "outcome"]
+    ran = pd.concat(
+        [table[[*columns, "reason", "outcome"]].astype(dict.fromkeys(texts, "str")) for table in (served, again)],
+        ignore_index=True,
+    )
+    for _, batch in ran.groupby(["worker", "start_s", "finish_s"], sort=True):
+        worker, start_s, finish_s = (batch[key].iloc[0] for key in ("worker", "start_s", "finish_s"))
+        ended = batch["outcome"].value_counts()
         args = {
             "size": int(batch["batch_size"].iloc[0]),
-            "requests": batch["request"].tolist(),
-            "reasons": batch["reason"].astype("str").value_counts().to_dict(),
+            "requests": sorted(batch["request"].tolist()),
+            "reasons": batch["reason"].value_counts().to_dict(),
             "waited_s": round(start_s - float(batch["arrival_s"].min()), 6),
-            "late": int((batch["outcome"] == "late").sum()),
+            **{how.replace(" ", "_"): int(ended[how]) for how in _NOT_SERVED_IN_TIME if how in ended},
         }
-        yield _lasting(str(batch["variant"].iloc[0]), "batch", worker, start_s, finish_s, args)
+        yield _lasting(str(batch["variant"].iloc[0]), "batch", int(worker), float(start_s), float(finish_s), args)
 
 
 def _loads(events: dict[str, Any]) -> Iterator[Event]:

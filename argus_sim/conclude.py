@@ -83,6 +83,7 @@ def _story(experiment: Experiment, out: Path, trace: TraceConfig) -> TraceStory:
         trace.name,
         _timelines(experiment, out, trace),
         {label: pd.read_parquet(folder / "outcomes.parquet", columns=_TOLD) for label, folder in first.items()},
+        {label: pd.read_parquet(folder / "attempts.parquet") for label, folder in first.items()},
         {label: json.loads((folder / "events.json").read_text("utf-8")) for label, folder in first.items()},
     )
 

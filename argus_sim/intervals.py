@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -131,3 +132,56 @@ def compare(summary_a: pd.DataFrame, summary_b: pd.DataFrame, confidence: float 
             rows.append((policy, trace, name, of_a.mean(), of_b.mean(), got.mean, got.half_width, got.n))
     columns = ["policy", "trace", "metric", "a", "b", "difference", "half_width", "pairs"]
     return pd.DataFrame(rows, columns=columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How alike policies rank on two traces.
+
+    Attributes:
+        tau: Kendall's tau-b of the means; 1 for the same ranking, -1 for the reverse.
+        pairs: Pairs of policies.
+        same: Pairs that both traces tell apart (the paired interval of the difference does not hold zero), alike.
+        swapped: Those that both tell apart, the other way round: better and worse on ``a``.
+        undecided: Pairs that at least one trace does not tell apart.
+    """
+
+    tau: float
+    pairs: int
+    same: int
+    swapped: tuple[tuple[str, str], ...]
+    undecided: tuple[tuple[str, str], ...]
+
+
+def agreement(
+    summary: pd.DataFrame, a: str, b: str, metric: str = "quality_yield", *, confidence: float = 0.95
+) -> Agreement:
+    """Compare the ranking of the policies on trace ``a`` with that on trace ``b``.
+
+    Raises:
+        InputError: No such trace or metric, or a policy that ran on one of them only.
+    """
+    from scipy.stats import kendalltau  # takes half a second to import
+
+    for trace in (a, b):
+        if trace not in set(summary["trace"]):
+            raise InputError(f"no trace {trace!r}{did_you_mean(trace, map(str, summary['trace'].unique()))}")
+    means = {t: summary[summary["trace"] == t].groupby("policy", sort=False)[metric].mean() for t in (a, b)}
+    if set(means[a].index) != set(means[b].index):
+        raise InputError(f"traces {a!r} and {b!r} were not run under the same policies")
+    policies = [str(name) for name in means[a].sort_values(ascending=False, kind="stable").index]
+    same, swapped, undecided = 0, [], []
+    for better, worse in combinations(policies, 2):
+        signs = [
+            (got.low > 0) - (got.high < 0)
+            for got in (paired(summary, better, worse, metric, trace=t, confidence=confidence) for t in (a, b))
+        ]
+        if 0 in signs:
+            undecided.append((better, worse))
+        elif signs[0] != signs[1]:
+            swapped.append((better, worse))
+        else:
+            same += 1
+    tau = float(kendalltau(means[a][policies], means[b][policies]).statistic)
+    pairs = len(policies) * (len(policies) - 1) // 2
+    return Agreement(tau, pairs, same, tuple(swapped), tuple(undecided))

@@ -228,30 +228,28 @@ def summarise(record: RunRecord) -> dict[str, float | int]:
 
 
 def batches(record: RunRecord) -> pd.DataFrame:
-    """The batches that requests last ran in, by worker and start.
+    """Every batch of the run, by worker and start: those that were lost or passed on are here too.
 
-    Columns: ``worker, start_s, finish_s, variant, size``. A batch is the requests that share a worker and a
-    start; it ends with the last of them. One cut short by a lost worker ends at that fault, one cut short by
-    the end of the run at that end. A request that ran twice (a cascade, or again after a fault) is only in
-    its last batch, so these add up to ``busy_s`` or less.
+    Columns: ``worker, start_s, finish_s, variant, size``. Their times add up to ``busy_s``. A batch is what
+    shares a worker, a start and a finish.
     """
-    ran = np.flatnonzero(np.isfinite(record.start_s) & (record.worker >= 0))
-    order = ran[np.lexsort((record.start_s[ran], record.worker[ran]))]
-    worker, start = record.worker[order], record.start_s[order]
-    first = np.flatnonzero(np.concatenate(([True], (np.diff(worker) != 0) | (np.diff(start) != 0)))[: len(order)])
-    finish = np.fmax.reduceat(record.finish_s[order], first) if len(first) else start
-    worker, start = worker[first], start[first]
-    end_of_run = max(record.duration_s, float(finish[np.isfinite(finish)].max(initial=0.0)))
-    lost = sorted((fault.at_s, fault.worker) for fault in record.faults if fault.kind == "lost")
-    for row in np.flatnonzero(np.isnan(finish)):
-        ends = (at_s for at_s, who in lost if who == worker[row] and at_s >= start[row])
-        finish[row] = next(ends, end_of_run)
+    served, again = np.flatnonzero(np.isfinite(record.finish_s)), record.attempts
+
+    def both(ends: npt.NDArray[Any], attempts: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return np.concatenate((ends[served], attempts))
+
+    worker = both(record.worker, again.worker)
+    start, finish = both(record.start_s, again.start_s), both(record.finish_s, again.finish_s)
+    order = np.lexsort((finish, start, worker))
+    worker, start, finish = worker[order], start[order], finish[order]
+    new = (np.diff(worker) != 0) | (np.diff(start) != 0) | (np.diff(finish) != 0)
+    first = np.flatnonzero(np.concatenate(([True], new))[: len(order)])
     return pd.DataFrame(
         {
-            "worker": worker,
-            "start_s": start,
-            "finish_s": finish,
-            "variant": record.variant[order][first],
+            "worker": worker[first],
+            "start_s": start[first],
+            "finish_s": finish[first],
+            "variant": both(record.variant, again.variant)[order][first],
             "size": np.diff(first, append=len(order)),
         }
     )

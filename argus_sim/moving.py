@@ -6,7 +6,7 @@ Ratios are ratios of moving sums, so that a quiet minute does not weigh as much 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,32 +22,51 @@ SMOOTH_MIN = 15.0
 
 
 class Clock:
-    """The time axis of a timeline: which windows to draw, where, and how many to smooth over."""
+    """The time axis of timelines: which windows to draw, where, and how many to smooth over.
 
-    def __init__(self, table: pd.DataFrame, smooth_min: float | None) -> None:
+    Args:
+        tables: One for each run. Where each seed has arrivals of its own, they may differ in length: the axis is
+            as long as the longest.
+        smooth_min: Length of the moving window; None for what suits the axis.
+
+    Raises:
+        ValueError: They have windows of different lengths.
+    """
+
+    def __init__(self, tables: Sequence[pd.DataFrame], smooth_min: float | None) -> None:
+        table = max(tables, key=len)
+        self.rows = len(table)
         width_s = float(table["window_s"].iloc[0])
+        if any(float(other["window_s"].iloc[0]) != width_s for other in tables if len(other) > 1):
+            raise ValueError("the timelines of a figure need the same windows")
         middle_s = (table["window_start_s"] + table["window_s"] / 2).to_numpy(dtype=np.float64)
         in_hours = middle_s[-1] > 2 * 3600.0
         self.step = max(1, math.ceil(len(table) / MAX_POINTS))
         unit_s = 3600.0 if in_hours else 60.0
         self.at = middle_s[:: self.step] / unit_s
-        self.end = float(table["window_start_s"].iloc[-1] + table["window_s"].iloc[-1]) / unit_s
+        self.end_s = max(float(t["window_start_s"].iloc[-1] + t["window_s"].iloc[-1]) for t in tables)
+        self.end = self.end_s / unit_s
         self.label = f"{'hours' if in_hours else 'minutes'} since the start of the trace"
         if smooth_min is None:
-            smooth_min = min(SMOOTH_MIN, self.end * unit_s / 60.0 / 20)
+            smooth_min = min(SMOOTH_MIN, self.end_s / 60.0 / 20)
         self.windows = max(1, round(60.0 * smooth_min / width_s))
         self.note = f"Centred moving window of {self.windows * width_s / 60.0:.3g} min"
+        if len({len(other) for other in tables}) > 1:
+            self.note += "; seeds have traces of different lengths"
 
     def ratio(self, part: pd.Series[Any], whole: pd.Series[Any]) -> Floats:
-        """Moving sum of the part over that of the whole, at the windows to draw; NaN over nothing."""
+        """Moving sum of the part over that of the whole, at the windows to draw.
+
+        NaN over nothing, and past the end of a timeline that is shorter than the axis.
+        """
 
         def moving(values: pd.Series[Any]) -> Floats:
             # Differences of running sums: exact for counts, unlike pandas' rolling sums.
             total = np.concatenate(([0.0], values.fillna(0.0).cumsum()))
-            rows = np.arange(len(values))
-            first = np.maximum(rows - (self.windows - 1) // 2, 0)
+            rows = np.arange(self.rows)
+            first = np.clip(rows - (self.windows - 1) // 2, 0, len(values))
             last = np.minimum(rows + self.windows // 2 + 1, len(values))
-            return np.asarray(total[last] - total[first], dtype=np.float64)
+            return np.where(rows < len(values), total[last] - total[first], 0.0)
 
         above, below = moving(part)[:: self.step], moving(whole)[:: self.step]
         quotient: Floats = np.divide(above, below, out=np.full(len(below), math.nan), where=below > 0)

@@ -76,7 +76,7 @@ def render(figure: Figure, kind: Literal["png", "svg"], *, dpi: int = 150) -> by
 
 
 def embed(figure: Figure, *, dpi: int = 110) -> bytes:
-    """The figure for a report: SVG, or PNG where that is smaller."""
+    """The figure for a page: SVG, or PNG where that is smaller."""
     return min(render(figure, "svg"), render(figure, "png", dpi=dpi), key=len)
 
 

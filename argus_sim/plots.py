@@ -20,10 +20,9 @@ from matplotlib.ticker import MaxNLocator
 
 from argus_sim.metrics import METRICS, Metric
 from argus_sim.moving import MAX_POINTS, Clock
-from argus_sim.plot_style import DASHED, embed, head, legend, render, save, styled, styles
+from argus_sim.plot_style import DASHED, head, legend, render, save, styled, styles
 
 __all__ = [
-    "embed",
     "figure_front",
     "figure_latency_cdf",
     "figure_level_mix",
@@ -59,9 +58,7 @@ def figure_timeline(
         ("quality_yield", "Quality yield: on-time quality per arrived request"),
     )
     tables = [table for seeds in timelines.values() for table in seeds]
-    if len({len(table) for table in tables}) != 1:
-        raise ValueError("the timelines of a figure need the same windows")
-    clock, style = Clock(tables[0], smooth_min), styles(timelines)
+    clock, style = Clock(tables, smooth_min), styles(timelines)
     figure = Figure(figsize=(9.0, 9.6), layout="constrained")
     axes: list[Axes] = list(figure.subplots(4, 1, sharex=True, height_ratios=(1.35, 1, 1, 1)))
     offered = clock.over_seeds(tables, "offered_per_min")[0]
@@ -270,7 +267,7 @@ def figure_level_mix(timeline: pd.DataFrame, policy: str, *, smooth_min: float |
 
     The dashed line is the offered load: what is between it and the stack was never finished.
     """
-    clock, minutes = Clock(timeline, smooth_min), timeline["window_s"] / 60.0
+    clock, minutes = Clock([timeline], smooth_min), timeline["window_s"] / 60.0
     served = timeline.filter(regex="^served:").rename(columns=lambda name: name.removeprefix("served:"))
     counts = served.sum()
     rare = counts.sort_values(ascending=False, kind="stable").index[_MAX_LAYERS:]

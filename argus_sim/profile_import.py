@@ -15,6 +15,7 @@ import pandas as pd
 from pydantic import ConfigDict, ValidationError, validate_call
 
 from argus_sim.errors import InputError, did_you_mean
+from argus_sim.importers.requests import GenTD26Requests
 from argus_sim.profile import Profile
 from argus_sim.provenance import Provenance
 from argus_sim.rating_profile import Borrowed, Stand, build, read_table
@@ -160,7 +161,9 @@ def _recorded_loads(path: str | os.PathLike[str], models: Sequence[str]) -> Borr
         raise InputError("no rows with metric 'base_model_load'", where=str(path))
     loads = [pd.DataFrame({"model": model, "source": "disk", "seconds": seconds}) for model in models]
     how = "loads of a production service's base models, the same sample for every model"
-    return pd.concat(loads), (Provenance(kind="recorded", source=_GENTD26, derived=how),)
+    return pd.concat(loads), (
+        Provenance(kind="recorded", source=_GENTD26, derived=how, licence=GenTD26Requests.licence),
+    )
 
 
 #: format -> function of a path and keyword options

@@ -50,15 +50,44 @@ class FaultRecord:
 
 
 @dataclass(frozen=True)
+class Attempts:
+    """Runs of requests that did not end them, one entry per request and run, in the order in which they ended.
+
+    Attributes:
+        request: int32[m], the request's row.
+        start_s, finish_s: float64[m]; a lost one finishes with its worker.
+        worker, variant, batch_size, reason: int32[m], as in :class:`RunRecord`; the reason that led there.
+        lost: bool[m]: its worker was lost. False: its image was not good enough and it runs once more.
+    """
+
+    request: Ints
+    start_s: Floats
+    finish_s: Floats
+    worker: Ints
+    variant: Ints
+    batch_size: Ints
+    reason: Ints
+    lost: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.request)
+
+    @classmethod
+    def none(cls) -> Attempts:
+        number, time_s = np.zeros(0, dtype=np.int32), np.zeros(0)
+        return cls(number, time_s, time_s, number, number, number, number, np.zeros(0, dtype=np.bool_))
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """All that happened, n requests long, ordered by arrival.
 
     Attributes:
-        arrival_s, start_s, finish_s, deadline_s: float64[n]; start and finish are NaN for what never ran.
+        arrival_s, start_s, finish_s, deadline_s: float64[n]; start and finish are NaN for what was not served.
         prompt: int32[n], index into ``prompts``.
-        variant: int32[n], index into ``variants``; -1 for what never ran.
-        worker: int32[n]; -1 for what never ran.
-        batch_size: int32[n]; 0 for what never ran.
+        variant: int32[n], index into ``variants``; -1 for what was not served.
+        worker: int32[n]; -1 for what was not served.
+        batch_size: int32[n]; 0 for what was not served.
         outcome: int8[n], :class:`~argus_sim.domain.Outcome`.
         reason: int32[n], index into ``reasons``: why the request went where it went, or why it was dropped.
         relative_quality: float64[n]: expected quality over the best that any variant gets for the prompt;
@@ -67,6 +96,7 @@ class RunRecord:
         duration_s: Length of the trace; rates are per this time.
         workers: Size of the cluster.
         busy_s: Summed time that workers spent running batches (wasted ones included).
+        attempts: What requests ran in besides.
     """
 
     variants: tuple[str, ...]
@@ -87,6 +117,7 @@ class RunRecord:
     duration_s: float
     workers: int
     busy_s: float
+    attempts: Attempts = field(default_factory=Attempts.none)
     loads: list[LoadRecord] = field(default_factory=list)
     plans: list[PlanRecord] = field(default_factory=list)
     faults: list[FaultRecord] = field(default_factory=list)
@@ -96,10 +127,6 @@ class RunRecord:
 
     def frame(self) -> pd.DataFrame:
         """`outcomes.parquet` as a table: one row per request, names instead of indices (categoricals)."""
-
-        def names(codes: npt.NDArray[np.int32] | npt.NDArray[np.int8], of: tuple[str, ...]) -> pd.Categorical:
-            return pd.Categorical.from_codes(codes.astype(np.int32), categories=pd.Index(of, dtype="str"))
-
         return pd.DataFrame(
             {
                 "request": np.arange(len(self), dtype=np.int32),
@@ -107,14 +134,33 @@ class RunRecord:
                 "start_s": self.start_s,
                 "finish_s": self.finish_s,
                 "deadline_s": self.deadline_s,
-                "prompt": names(self.prompt, self.prompts),
-                "variant": names(self.variant, self.variants),
+                "prompt": _names(self.prompt, self.prompts),
+                "variant": _names(self.variant, self.variants),
                 "worker": self.worker,
                 "batch_size": self.batch_size.astype(np.int16),
-                "outcome": names(self.outcome, tuple(o.name.lower() for o in Outcome)),
-                "reason": names(self.reason, self.reasons),
+                "outcome": _names(self.outcome, tuple(o.name.lower() for o in Outcome)),
+                "reason": _names(self.reason, self.reasons),
                 "relative_quality": self.relative_quality.astype(np.float32),
                 "quality_relative_to_base": self.quality_relative_to_base.astype(np.float32),
+            }
+        )
+
+    def attempts_frame(self) -> pd.DataFrame:
+        """`attempts.parquet` as a table: one row per entry of :attr:`attempts`, named as in :meth:`frame`.
+
+        ``ended`` says how: ``passed on`` or ``lost``.
+        """
+        attempts = self.attempts
+        return pd.DataFrame(
+            {
+                "request": attempts.request,
+                "start_s": attempts.start_s,
+                "finish_s": attempts.finish_s,
+                "variant": _names(attempts.variant, self.variants),
+                "worker": attempts.worker,
+                "batch_size": attempts.batch_size.astype(np.int16),
+                "ended": _names(attempts.lost.astype(np.int8), ("passed on", "lost")),
+                "reason": _names(attempts.reason, self.reasons),
             }
         )
 
@@ -128,3 +174,7 @@ class RunRecord:
             "loads": [asdict(load) for load in self.loads],
             "faults": [asdict(fault) for fault in self.faults],
         }
+
+
+def _names(codes: npt.NDArray[np.int32] | npt.NDArray[np.int8], of: tuple[str, ...]) -> pd.Categorical:
+    return pd.Categorical.from_codes(codes.astype(np.int32), categories=pd.Index(of, dtype="str"))

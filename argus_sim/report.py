@@ -23,6 +23,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from argus_sim.charts.axis import AxisStory, axis_charts
 from argus_sim.charts.chart import dashes
 from argus_sim.charts.draw import Drawing
 from argus_sim.charts.story import TraceStory
@@ -50,8 +51,6 @@ HEADLINE: dict[str, str] = {
 _BOUND = "hindsight"
 #: Colour of the page, by day and by night.
 LIGHT, DARK = "#ffffff", "#14181d"
-#: A report is to be mailed and opened on a phone: figures beyond this many bytes stay in their folder.
-_MAX_FIGURE_BYTES = 1_500_000
 #: Runs listed one by one; beyond, ``summary.csv`` is the better place to look.
 _MAX_RUNS = 300
 
@@ -206,20 +205,6 @@ def findings(summary: pd.DataFrame) -> list[str]:
     return sentences
 
 
-def _figures(figures: Sequence[tuple[str, bytes]]) -> list[dict[str, str]]:
-    """Figures with their images inside. In ``<img>`` an SVG can neither run scripts nor load files."""
-    shown: list[dict[str, str]] = []
-    room = _MAX_FIGURE_BYTES
-    for caption, image in figures:
-        kind = "image/png" if image.startswith(b"\x89PNG") else "image/svg+xml"
-        uri = f"data:{kind};base64,{base64.b64encode(image).decode('ascii')}"
-        room -= len(uri)
-        lead, _, rest = caption.partition(". ")
-        uri = uri if room >= 0 else ""
-        shown.append({"lead": lead.removesuffix(".") + ".", "rest": rest, "alt": caption, "uri": uri})
-    return shown
-
-
 def _runs(summary: pd.DataFrame) -> dict[str, Any]:
     """Every run as printed cells: the keys, then the metrics we know how to print."""
     metrics = [
@@ -244,7 +229,7 @@ def write_report(
     stories: Sequence[TraceStory] = (),
     front: Sequence[tuple[float, float]] = (),
     facts: Sequence[tuple[str, str]] = (),
-    figures: Sequence[tuple[str, bytes]] = (),
+    axes: Sequence[AxisStory] = (),
     case: str = "trace",
     notes: Sequence[str] = (),
 ) -> None:
@@ -263,7 +248,7 @@ def write_report(
         stories: One for each trace.
         front: Latency (s) and relative quality of the profile's variants that no other beats in both.
         facts: What was run: ``(what, value)``.
-        figures: ``(caption, SVG or PNG bytes)``, as many as fit; the first sentence of a caption is its title.
+        axes: Those of a sweep.
         case: What the column ``trace`` names: a trace, or something of a sweep.
         notes: Warnings and remarks, one paragraph each.
     """
@@ -298,7 +283,7 @@ def write_report(
             facts=list(facts),
             findings=findings(summary),
             notes=list(notes),
-            figures=_figures(figures),
+            axes=[axis_charts(drawing, axis) for axis in axes],
             columns=_columns(aggregate),
             tables=_headline(aggregate, " ± ", summary),
             bars=_bars(aggregate),

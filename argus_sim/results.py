@@ -186,6 +186,11 @@ class RunResults:
         return pd.read_parquet(self.folder / "outcomes.parquet")
 
     @property
+    def attempts(self) -> pd.DataFrame:
+        """A row for each time that a request ran and did not end with it; see :mod:`argus_sim.record`."""
+        return pd.read_parquet(self.folder / "attempts.parquet")
+
+    @property
     def timeline(self) -> pd.DataFrame:
         """A row per window of time."""
         return pd.read_parquet(self.folder / "timeline.parquet")

@@ -1,8 +1,9 @@
 """Running a whole experiment: all its runs, in parallel, resumable, and the results beside them.
 
 What is left under the folder (see the documentation of the layout in the README): a folder for each run with
-``outcomes.parquet``, ``timeline.parquet``, ``events.json`` and ``summary.json``; what :mod:`argus_sim.conclude`
-makes from all of them; and ``experiment.lock.yaml``, from which the same bytes come again.
+``outcomes.parquet``, ``attempts.parquet``, ``timeline.parquet``, ``events.json`` and ``summary.json``; what
+:mod:`argus_sim.conclude` makes from all of them; and ``experiment.lock.yaml``, from which the same bytes come
+again.
 Nothing that is written depends on the clock, the machine or the number of processes.
 """
 
@@ -247,6 +248,7 @@ def run_one(experiment: Experiment, run: Run, out: Path) -> dict[str, Any]:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     _write_parquet(record.frame(), partial / "outcomes.parquet")
+    _write_parquet(record.attempts_frame(), partial / "attempts.parquet")
     _write_parquet(metrics.timeline(record, experiment.window_s), partial / "timeline.parquet")
     (partial / "events.json").write_text(json.dumps(_no_nan(record.events())) + "\n", "utf-8")
     (partial / "summary.json").write_text(json.dumps(_no_nan(summary), indent=1) + "\n", "utf-8")

@@ -246,6 +246,7 @@ def record_of(
         duration_s=workload.duration_s,
         workers=len(engine.workers),
         busy_s=busy_s,
+        attempts=engine.log.attempts(),
         loads=loads,
         plans=engine.floor.plans,
         faults=faults,

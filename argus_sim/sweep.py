@@ -15,17 +15,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from argus_sim import metrics, plots
+from argus_sim.charts.axis import SHOWN, AxisStory, is_wide
 from argus_sim.conclude import provenance_rows
 from argus_sim.experiment import Experiment
 from argus_sim.metrics import METRICS, Metric
 from argus_sim.plot_style import head, legend, styled, styles
 from argus_sim.report import write_atomically, write_report
 from argus_sim.simulate import Scene
-
-#: What the figure of an axis shows, from left to right.
-SHOWN = ("quality_yield", "relative_quality", "slo_violation_ratio")
-#: An axis with values over more than this factor is drawn on a logarithmic scale.
-_WIDE = 20.0
 
 
 def conclude(
@@ -53,10 +49,9 @@ def conclude(
     write_atomically(out / "summary.csv", summary.to_csv(index=False).encode())
     if not report:
         return summary
-    embedded = []
-    for name, caption, figure in _figures(experiment, summary):
-        plots.save(figure, out / "figures", name)
-        embedded.append((caption, plots.embed(figure)))
+    stories = list(_stories(experiment, summary))
+    for story in stories:
+        plots.save(figure_axis(story), out / "figures", story.name)
     by_point = cases(experiment, summaries)
     write_report(
         out / "report.html",
@@ -65,7 +60,7 @@ def conclude(
         summary=by_point,
         aggregate=metrics.aggregate(by_point),
         provenance=list(dict.fromkeys(row for scene in scenes.values() for row in provenance_rows(scene))),
-        figures=embedded,
+        axes=stories,
         case="case",
         facts=_facts(experiment),
         notes=[experiment.description] if experiment.description else [],
@@ -119,44 +114,44 @@ def of_axis(experiment: Experiment, summary: pd.DataFrame, axis: str) -> pd.Data
     return pd.concat(tables, ignore_index=True)
 
 
-def _figures(experiment: Experiment, summary: pd.DataFrame) -> Iterator[tuple[str, str, Figure]]:
+def _stories(experiment: Experiment, summary: pd.DataFrame) -> Iterator[AxisStory]:
+    """What there is to draw of each axis."""
     assert experiment.sweep is not None
     for name, axis in experiment.sweep.axes.items():
-        table = of_axis(experiment, summary, name)
-        values = list(axis.labelled.values())
-        if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-            values = []
-        note = "Means over seeds" + (" and the other axes" if experiment.sweep.grid else "") + "."
-        caption = f"{name} ({', '.join(axis.keys)}). {note}"
-        yield name, caption, figure_axis(table, name, values, f"{note} Varied: {', '.join(axis.keys)}.")
+        labelled = axis.labelled
+        numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in labelled.values())
+        labels = sorted(labelled, key=labelled.__getitem__) if numeric else list(labelled)
+        note = "Means over seeds" + (" and the other axes" if experiment.sweep.grid else "")
+        yield AxisStory(
+            name,
+            f"{note}. Varied: {', '.join(axis.keys)}.",
+            tuple(labels),
+            tuple(float(labelled[label]) for label in labels) if numeric else (),
+            of_axis(experiment, summary, name),
+        )
 
 
 @styled
-def figure_axis(table: pd.DataFrame, axis: str, values: list[float], note: str) -> Figure:
-    """What the policies come to along an axis: a row for each trace, a panel for each of :data:`SHOWN`.
-
-    Args:
-        table: As of :func:`of_axis`.
-        axis: What the axis is called.
-        values: Its numbers, in the order of the labels in ``table``; empty where they are no numbers.
-        note: What a reader must know.
-    """
-    traces, labels = list(dict.fromkeys(table["trace"])), list(dict.fromkeys(table["value"]))
+def figure_axis(story: AxisStory) -> Figure:
+    """What the policies come to along an axis: a row for each trace, a panel for each of :data:`SHOWN`."""
+    table, numbers = story.table, list(story.numbers)
+    traces = list(dict.fromkeys(table["trace"]))
     figure = Figure(figsize=(10.0, 2.9 * len(traces) + 1.0), layout="constrained")
     panels = figure.subplots(len(traces), len(SHOWN), squeeze=False)
-    at = values or list(range(len(labels)))
+    at = numbers or list(range(len(story.labels)))
     for trace, row in zip(traces, panels, strict=True):
         for metric, ax in zip(map(METRICS.__getitem__, SHOWN), row, strict=True):
-            _lines(ax, table[table["trace"] == trace], metric, dict(zip(labels, at, strict=True)), bool(values))
+            places = dict(zip(story.labels, at, strict=True))
+            _lines(ax, table[table["trace"] == trace], metric, places, bool(numbers))
             ax.set_title(metric.heading if len(traces) == 1 else f"{metric.heading}, {trace}")
-            if not values:
-                ax.set_xticks(at, labels, rotation=25, ha="right", fontsize=8)
-            elif min(at) > 0 and max(at) / min(at) > _WIDE:
+            if not numbers:
+                ax.set_xticks(at, story.labels, rotation=25, ha="right", fontsize=8)
+            elif is_wide(numbers):
                 ax.set_xscale("log")
                 ax.minorticks_off()
-                ax.set_xticks(at, labels)
-            ax.set_xlabel(axis)
-    head(figure, f"Along {axis}", note)
+                ax.set_xticks(at, story.labels)
+            ax.set_xlabel(story.name)
+    head(figure, f"Along {story.name}", story.note)
     legend(figure, panels[0, 0])
     return figure
 

@@ -174,6 +174,7 @@ class Trace:
         times = np.concatenate([trace.arrival_s for trace in traces])
         order = np.argsort(times, kind="stable")
         texts = [text for trace in traces for text in trace.prompt or ()]
+        left_out = "; prompts left out, as not all have some" if 0 < len(texts) < len(times) else ""
         return Trace(
             name=self.name,
             arrival_s=times[order],
@@ -182,7 +183,7 @@ class Trace:
             prompt=tuple(texts[row] for row in order) if len(texts) == len(times) else None,
             transformations=(
                 *(f"{trace.name}: {change}" for trace in traces for change in trace.transformations),
-                f"superposed: {', '.join(trace.name for trace in traces)}",
+                f"superposed: {', '.join(trace.name for trace in traces)}{left_out}",
             ),
         )
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import JsonValue
 
+from argus_sim.importers.requests import GenTD26Requests
 from argus_sim.profile import Manifest, Profile
 from argus_sim.provenance import Kind, Provenance
 from calibration.prompt_grammar import write_prompts
@@ -186,10 +187,12 @@ def diffserve_a100(
             _service_cv(),
         ],
         "loads": [
-            _from(
-                "recorded", f"{GENTD26}: basemodel_update_latency",
+            Provenance(
+                kind="recorded",
+                source=f"{GENTD26}: basemodel_update_latency",
                 derived="99 quantiles of 7,531 loads of a production service's base models, the same for every"
                 " model here; its GPUs and storage are not DiffServe's",
+                licence=GenTD26Requests.licence,
             )
         ],
         "prompts": [_grammar(seed)],

@@ -1,4 +1,7 @@
-"""Run the analytic and golden tests and put what they found into validation.md: ``make validation``."""
+"""Run the analytic and golden tests and put what they found into validation.md: ``make validation``.
+
+The table of rankings is made from ``runs/fitted`` where that is; its experiment needs the recorded data sets.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,15 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from argus_sim.cli.tables import put_between_marks
+from argus_sim.intervals import agreement
 from argus_sim.report import write_atomically
+from argus_sim.results import Results
 
 PAGE = Path(__file__).with_name("validation.md")
+FITTED = PAGE.parent.parent / "runs" / "fitted"
 TESTS = ["tests/analytic/test_queues.py", "tests/golden/test_artefact.py"]
 
 
@@ -28,7 +36,10 @@ def main() -> int:
             print("the tests fail; validation.md is left as it was", file=sys.stderr)
             return 1
         text = PAGE.read_text("utf-8")
-        for name, table in (("analytic", analytic(report)), ("artefact", artefact(report))):
+        tables = {"analytic": analytic(report), "artefact": artefact(report)}
+        if (FITTED / "summary.csv").is_file():
+            tables["rankings"] = rankings(Results.load(FITTED).summary)
+        for name, table in tables.items():
             text = put_between_marks(text, name, table, where=str(PAGE))
         write_atomically(PAGE, text.encode("utf-8"))
     return 0
@@ -60,6 +71,30 @@ def artefact(report: Path) -> str:
         pair = f"{scale * f['artefact']:.{digits}f} | {scale * f['here']:.{digits}f}"
         lines.append(f"| {policy}: {label} | {pair} | {100 * (f['here'] / f['artefact'] - 1):+.1f} % |")
     return "\n".join([*lines, ""])
+
+
+def rankings(summary: pd.DataFrame) -> str:
+    """The policies by quality yield on each trace and on the model fitted to it, best first."""
+    lines = [
+        "",
+        "| trace | policies by quality yield, and under its fitted model | Kendall's tau "
+        "| pairs told apart alike | swapped | not told apart |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for trace in summary["trace"].unique():
+        model = f"{trace}-fit"
+        if model in set(summary["trace"]):
+            got = agreement(summary, trace, model)
+            swapped = "; ".join(map(" and ".join, got.swapped)) or "0"
+            order = f"{_order(summary, trace)}<br>{_order(summary, model)}"
+            told = f"{got.same} of {got.pairs} | {swapped} | {len(got.undecided)}"
+            lines.append(f"| {trace} | {order} | {got.tau:.2f} | {told} |")
+    return "\n".join([*lines, ""])
+
+
+def _order(summary: pd.DataFrame, trace: str) -> str:
+    means = summary[summary["trace"] == trace].groupby("policy")["quality_yield"].mean()
+    return ", ".join(f"{policy} {mean:.3f}" for policy, mean in means.sort_values(ascending=False).items())
 
 
 if __name__ == "__main__":

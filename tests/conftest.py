@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def data() -> Path:
     """The folder of recorded data sets; for tests marked ``data``."""
     return Path(os.environ["ARGUS_DATA"])
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Callable[[str], Path]:
+    """Write a file ``mine.csv``; returns where it is."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "mine.csv"
+        path.write_text(text)
+        return path
+
+    return write

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from argus_sim.domain import Outcome
-from argus_sim.record import FaultRecord, LoadRecord, PlanRecord, RunRecord
+from argus_sim.record import Attempts, FaultRecord, LoadRecord, PlanRecord, RunRecord
 
 VARIANTS = ("sdxl", "sdxl/ac-10", "sdxl/ac-20", "small-sd", "tiny-sd")
 SERVICE_S = (4.2, 3.4, 2.5, 1.8, 1.1)
@@ -43,6 +43,7 @@ def make_record(
     free = [0.0] * workers
     busy = 0.0
     queue: deque[int] = deque()
+    attempts: list[tuple[float, ...]] = []
     noise = rng.lognormal(0.0, 0.05, requests)
     refused = rng.random(requests) < 0.002
     following = 0
@@ -72,13 +73,14 @@ def make_record(
             continue
         service_s *= noise[batch[0]] * (1.0 if len(batch) == 1 else 1.21)
         end = now + service_s
-        start[batch], variant[batch], worker[batch], size[batch] = now, level, who, len(batch)
         if who == 0 and now <= lost_at < end:
             outcome[batch], reason[batch] = Outcome.LOST, 3
+            attempts += [(row, now, lost_at, who, level, len(batch), 0, True) for row in batch]
             busy += lost_at - now
             free[who] = lost_at + 600.0
         else:
-            finish[batch] = end
+            start[batch], finish[batch], variant[batch], worker[batch] = now, end, level, who
+            size[batch] = len(batch)
             outcome[batch] = np.where(end <= arrival[batch] + slo_s, Outcome.ON_TIME, Outcome.LATE)
             busy += service_s
             free[who] = end
@@ -105,6 +107,7 @@ def make_record(
         duration_s=duration_s,
         workers=workers,
         busy_s=busy,
+        attempts=of_attempts(attempts),
         loads=[LoadRecord(who, "sdxl", 0.0, 8.0) for who in range(workers)],
         plans=[
             PlanRecord(0.0, "start", {"sdxl": workers}),
@@ -112,6 +115,14 @@ def make_record(
         ],
         faults=[FaultRecord(lost_at, 0, "lost"), FaultRecord(lost_at + 600.0, 0, "joined")] if faults else [],
     )
+
+
+def of_attempts(rows: Sequence[tuple[float, ...]]) -> Attempts:
+    """Attempts written by hand: ``(request, start, finish, worker, variant, batch size, reason, lost)``."""
+    columns = np.array(rows, dtype=np.float64).reshape(len(rows), 8).T
+    request, start_s, finish_s, *numbers, lost = columns
+    codes = [column.astype(np.int32) for column in numbers]
+    return Attempts(request.astype(np.int32), start_s, finish_s, *codes, lost.astype(np.bool_))
 
 
 def _arrivals(rng: np.random.Generator, requests: int, duration_s: float, swing: float) -> np.ndarray:
@@ -128,6 +139,7 @@ def of_requests(
     duration_s: float = 120.0,
     workers: int = 2,
     busy_s: float = 0.0,
+    attempts: Sequence[tuple[float, ...]] = (),
     plans: Sequence[PlanRecord] = (),
     faults: Sequence[FaultRecord] = (),
 ) -> RunRecord:
@@ -153,6 +165,7 @@ def of_requests(
         duration_s=duration_s,
         workers=workers,
         busy_s=busy_s,
+        attempts=of_attempts(attempts),
         plans=list(plans),
         faults=list(faults),
     )

@@ -11,17 +11,29 @@ import pytest
 
 from argus_sim.charts import policy as policy_module
 from argus_sim.charts import svg
+from argus_sim.charts.axis import axis_charts, is_wide
 from argus_sim.charts.draw import Drawing
-from argus_sim.charts.story import COLUMNS, tell
+from argus_sim.charts.story import COLUMNS, TraceStory, tell
 from argus_sim.domain import Outcome
 from argus_sim.metrics import timeline
 from argus_sim.policy_style import STYLES
-from argus_sim.record import FaultRecord, PlanRecord
+from argus_sim.record import FaultRecord, PlanRecord, RunRecord
 from argus_sim.report import DARK, LIGHT
 from tests.make_record import make_record, of_requests
-from tests.make_story import make_story
+from tests.make_story import make_axis, make_story
 
 TOTALS = {"p": dict.fromkeys(("latency_mean_s", "relative_quality", "slo_violation_ratio"), 0.5)}
+
+
+def story_of(record: RunRecord) -> TraceStory:
+    """Of one policy, "p", with one seed."""
+    return tell(
+        "t",
+        {"p": [timeline(record)]},
+        {"p": record.frame()},
+        {"p": record.attempts_frame()},
+        {"p": record.events()},
+    )
 
 
 @pytest.mark.parametrize("module", [policy_module, svg], ids=lambda module: module.__name__)
@@ -70,7 +82,7 @@ def test_placement_is_what_the_workers_ran() -> None:
         (0.0, math.nan, math.nan, 500.0, -1, -1, Outcome.REJECTED, math.nan),
     ]
     record = of_requests(rows, duration_s=240.0)
-    story = tell("t", {"p": [timeline(record)]}, {"p": record.frame()}, {"p": record.events()})
+    story = story_of(record)
     (policy,) = story.policies
     assert list(policy.mix) == ["sdxl", "sdxl/ac-20", "tiny-sd"]
     assert policy.doing.shape == (2, COLUMNS)
@@ -94,7 +106,7 @@ def test_shares_and_reasons_cover_every_request() -> None:
 
 def test_faults_loads_and_plans_are_marked() -> None:
     record = make_record(1, requests=200, duration_s=3600.0)
-    story = tell("t", {"p": [timeline(record)]}, {"p": record.frame()}, {"p": record.events()})
+    story = story_of(record)
     trace = Drawing(["p"], ["-"]).trace(story, [], TOTALS)
     kinds = {path.kind: path.d for path in trace["lines"][0].paths}
     start, end = (2000 * s / 3600 for s in (0.6 * 3600, 0.6 * 3600 + 600))
@@ -114,7 +126,56 @@ def test_a_worker_that_never_returns_is_down_to_the_end() -> None:
         plans=[PlanRecord(0.0, "start", {"sdxl": 2})],
         faults=[FaultRecord(60.0, 1, "lost")],
     )
-    story = tell("t", {"p": [timeline(record)]}, {"p": record.frame()}, {"p": record.events()})
+    story = story_of(record)
     trace = Drawing(["p"], ["-"]).trace(story, [], TOTALS)
     (outage,) = [path.d for path in trace["lines"][1].paths if path.kind == "outage"]
     assert outage == "M1000 0h1000v1000H1000z"
+
+
+def test_an_axis_has_its_values_where_they_are() -> None:
+    """Three numbers on a logarithmic scale, of which the last policy has two."""
+    drawing = Drawing(["pac", "argus", "<b>x</b>"], ["-"] * 3)
+    story = make_axis("gpus", {"1": 1.0, "10": 10.0, "1000": 1000.0})
+    (row,) = axis_charts(drawing, story)["traces"]
+    chart = row["charts"][0]
+    assert [tick.at for tick in chart.x] == ["5.00%", "35.00%", "95.00%"]
+    assert chart.x_label == "gpus (logarithmic)"
+    paths = {(path.policy, path.kind): path.d for path in chart.paths}
+    low, high = 0.9 - 0.04 - 0.2 - 0.01, 0.9 + 0.01
+    room = 0.05 * (high - low)
+
+    def height(value: float) -> int:
+        return round(1000 * (high + room - value) / (high - low + 2 * room))
+
+    want = [(100, height(0.8)), (700, height(0.78)), (1900, height(0.76))]
+    assert points(paths[1, "line"]) == want
+    assert re.findall(r"M(\d+) (\d+)h0", paths[1, "points"]) == [(str(x), str(y)) for x, y in want]
+    assert paths[1, "interval"].startswith(f"M100 {height(0.79)}V{height(0.81)}")
+    assert [x for x, _ in points(paths[2, "line"])] == [700, 1900]
+    assert "argus 0.760 at 1000 to 0.800 at 1" in chart.label
+    data = drawing.data["charts"][chart.id]
+    assert data["series"][2] == [2, [None, 0.68, 0.66], [None, 0.01, 0.01]]
+
+
+def test_names_stand_side_by_side_and_are_not_joined() -> None:
+    drawing = Drawing(["pac", "argus", "<b>x</b>"], ["-"] * 3)
+    (row,) = axis_charts(drawing, make_axis("trouble", {"none": None, "some": None}))["traces"]
+    violations = row["charts"][1]
+    assert [tick.text for tick in violations.x] == ["none", "some"]
+    assert {path.kind for path in violations.paths} == {"interval", "points"}
+    across = {
+        path.policy: [int(x) for x in re.findall(r"M(\d+) ", path.d)]
+        for path in violations.paths
+        if path.kind == "points"
+    }
+    assert across == {0: [267, 1267], 1: [500, 1500], 2: [1733]}
+    # No violations are none: the interval of the first does not reach below zero.
+    (interval,) = [path.d for path in violations.paths if path.kind == "interval" and path.policy == 0]
+    assert interval.startswith("M267 1000V")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "wide"), [([1.0, 20.0], False), ([1.0, 21.0], True), ([0.0, 50.0], False), ([], False)]
+)
+def test_what_stands_on_a_logarithmic_scale(numbers: list[float], wide: bool) -> None:
+    assert is_wide(numbers) == wide

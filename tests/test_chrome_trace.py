@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from argus_sim import metrics
 from argus_sim.chrome_trace import LOAD, POLICY, WORKERS, trace_json
 from argus_sim.cli import main
+from argus_sim.core.commands import Command, RunBatch
 from argus_sim.experiment import Experiment
 from argus_sim.record import RunRecord
 from argus_sim.simulate import Scene, simulate
+from argus_sim.simulation.cluster import SimulatedCluster
 from tests.make_experiment import content, write_experiment
+from tests.make_profile import make_profile
 from tests.make_record import make_record
 
 
@@ -58,46 +61,83 @@ def check_format(text: str) -> list[dict[str, Any]]:
 
 def events_of(record: RunRecord) -> list[dict[str, Any]]:
     plain = json.loads(json.dumps(record.events(), default=str).replace("NaN", "null"))
-    return check_format(trace_json(record.frame(), metrics.timeline(record), plain, title="a run"))
+    return check_format(
+        trace_json(record.frame(), record.attempts_frame(), metrics.timeline(record), plain, title="a run")
+    )
 
 
-@pytest.fixture(scope="module")
-def simulated(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
-    """A run of the real engine in which a worker is lost and comes back."""
-    data = content()
-    data["cluster"]["faults"] = [{"kind": "crash", "at_s": 20, "for_s": 15, "workers": [1]}]
-    experiment = Experiment.load(write_experiment(tmp_path_factory.mktemp("trace"), data))
-    scene = Scene.of(experiment)
-    return simulate(scene, experiment.policies[1], scene.trace(experiment.traces[0], 3), 3)
+#: A batch as the host was told to run it: worker, start, variant, requests.
+Told = tuple[int, float, str, tuple[int, ...]]
+
+
+class Spy(SimulatedCluster):
+    """Writes down every batch that it is told to run."""
+
+    told: list[Told]
+
+    def _carry_out(self, now: float, commands: Sequence[Command]) -> None:
+        names = [variant.name for variant in self.engine.catalog.variants]
+        for command in commands:
+            if isinstance(command, RunBatch):
+                self.told.append((command.worker, now, names[command.variant], tuple(command.rows)))
+        super()._carry_out(now, commands)
+
+
+@pytest.fixture(scope="module", params=["argus", "diffserve"])
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunRecord, list[Told]]:
+    """A run of the real engine in which workers are lost and come back; one policy is a cascade."""
+    folder = tmp_path_factory.mktemp("trace")
+    data = {**content(), "policies": [request.param]}
+    data["cluster"] = {"workers": 3, "faults": [{"kind": "random", "mtbf_s": 40, "mttr_s": 5}]}
+    data["traces"][0]["generate"]["duration_s"] = 300
+    if request.param == "diffserve":
+        cells = {"heavy": {1: 2.0, 2: 3.5}, "light": {1: 0.5, 2: 0.8}}
+        make_profile(cells, spread=0.05, std_s=0.05, distribution="lognormal").save(folder / "profile")
+    scene = Scene.of(Experiment.load(write_experiment(folder, data)))
+    with pytest.MonkeyPatch.context() as patch:
+        told: list[Told] = []
+        patch.setattr(Spy, "told", told, raising=False)
+        patch.setattr("argus_sim.simulate.SimulatedCluster", Spy)
+        record = simulate(scene, scene.experiment.policies[0], scene.trace(scene.experiment.traces[0], 3), 3)
+    return record, told
 
 
 @pytest.fixture(params=["toy", "simulated"])
-def record(request: pytest.FixtureRequest, simulated: RunRecord) -> RunRecord:
-    return simulated if request.param == "simulated" else make_record(2, requests=600, duration_s=3600.0)
+def record(request: pytest.FixtureRequest, run: tuple[RunRecord, list[Told]]) -> RunRecord:
+    return run[0] if request.param == "simulated" else make_record(2, requests=600, duration_s=3600.0)
 
 
-def test_every_batch_is_there_once(record: RunRecord) -> None:
+def test_every_batch_that_the_host_ran_is_there_once(run: tuple[RunRecord, list[Told]]) -> None:
+    record, told = run
+    assert {"lost", *(["passed on"] if "light" in record.variants else [])} == {
+        str(how) for how in record.attempts_frame()["ended"].unique()
+    }
     found = [event for event in events_of(record) if event.get("cat") == "batch"]
-    want = metrics.batches(record)
-    assert len(found) == len(want)
-    # Counted in another way: each request of a batch of n is an n-th of it.
-    ran = record.batch_size[np.isfinite(record.start_s)]
-    assert len(found) == pytest.approx((1.0 / ran).sum())
-    key = [(e["tid"], e["ts"], e["dur"], e["name"], e["args"]["size"]) for e in found]
-    names = [record.variants[v] for v in want["variant"]]
-    for event, row, name in zip(sorted(key), want.itertuples(), names, strict=True):
-        assert event[0] == row.worker
-        assert event[1] / 1e6 == pytest.approx(row.start_s, abs=1e-6)
-        assert event[2] / 1e6 == pytest.approx(row.finish_s - row.start_s, abs=1e-6)
-        assert event[3:] == (name, row.size)
+    got = [(e["tid"], e["ts"], e["name"], tuple(e["args"]["requests"])) for e in found]
+    want = [(worker, round(1e6 * at_s, 3), name, tuple(sorted(rows))) for worker, at_s, name, rows in told]
+    assert sorted(got) == sorted(want)
+    assert all(e["args"]["size"] == len(e["args"]["requests"]) for e in found)
+    counted = {key: sum(e["args"].get(key, 0) for e in found) for key in ("lost", "passed_on")}
+    assert counted["lost"] == record.attempts.lost.sum() > 0
+    assert counted["passed_on"] == (~record.attempts.lost).sum()
+
+
+def test_batches_take_as_long_as_workers_were_busy(record: RunRecord) -> None:
+    spans = [event["dur"] for event in events_of(record) if event.get("cat") == "batch"]
+    assert sum(spans) / 1e6 == pytest.approx(record.busy_s, abs=1e-6 * len(spans))
+    ran = metrics.batches(record)
+    assert len(spans) == len(ran)
+    assert (ran["finish_s"] - ran["start_s"]).sum() == pytest.approx(record.busy_s)
 
 
 def test_every_request_is_in_a_batch_or_refused(record: RunRecord) -> None:
     events = events_of(record)
-    run = [request for e in events if e.get("cat") == "batch" for request in e["args"]["requests"]]
+    ran = Counter(request for e in events if e.get("cat") == "batch" for request in e["args"]["requests"])
     gone = [e["args"]["request"] for e in events if e.get("cat") == "request"]
-    assert sorted({*run, *gone}) == list(range(len(record)))
-    assert len(run) == len(set(run))
+    assert sorted({*ran, *gone}) == list(range(len(record)))
+    assert len(gone) == len(set(gone))
+    again = Counter(record.attempts.request.tolist())
+    assert all(ran[request] == again[request] + (request not in set(gone)) for request in range(len(record)))
 
 
 def test_a_worker_does_one_thing_at_a_time(record: RunRecord) -> None:
@@ -116,7 +156,7 @@ def test_decisions_loads_and_faults(record: RunRecord) -> None:
     count = Counter(e.get("cat") for e in events)
     assert count["placement"] == len(record.plans)
     assert count["load"] == 3 * len(metrics.timeline(record)) + len(record.loads)  # counters, and models
-    assert count["fault"] == sum(fault.kind == "lost" for fault in record.faults) == 1
+    assert count["fault"] == sum(fault.kind == "lost" for fault in record.faults) > 0
     assert {e["pid"] for e in events} == {WORKERS, POLICY, LOAD}
 
 

@@ -18,25 +18,9 @@ from hypothesis import strategies as st
 from argus_sim.errors import InputError
 from argus_sim.importers import FORMATS, import_trace
 from argus_sim.trace import Trace
-
-
-def rng() -> np.random.Generator:
-    return np.random.default_rng(11)
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Callable[[str], Path]:
-    def write(text: str) -> Path:
-        path = tmp_path / "mine.csv"
-        path.write_text(text)
-        return path
-
-    return write
-
+from tests.recordings import FILES, REQUESTS, counted_per_minute, rng
 
 # -- files by hand ---------------------------------------------------------------------------------
-
-REQUESTS = "{0},predict_type\n{1},TXT_2_IMG\n{2},IMG_2_IMG\n{3},TXT_2_IMG\n{4},INPAINTING\n"
 
 
 @pytest.mark.parametrize(
@@ -196,18 +180,6 @@ def test_every_format_describes_itself_and_its_options() -> None:
 def load(data: Path, name: str, **options: object) -> tuple[Trace, pd.DataFrame]:
     path = data / "traces" / FILES[name]
     return import_trace(name, path, rng=rng(), **options), pd.read_csv(path)
-
-
-FILES = {
-    "gentd26-requests": "gentd26_t2i_requests.csv",
-    "gentd26-gateway": "gentd26_gateway_qps.csv",
-    "azure-llm-2023": "azure_llm_2023_conv.csv",
-    "nab-twitter-volume": "nab_twitter_volume_5min.csv",
-}
-
-
-def counted_per_minute(times: pd.Series, minutes: int) -> list[int]:
-    return (times // 60).value_counts().reindex(range(minutes), fill_value=0).tolist()
 
 
 @pytest.mark.data

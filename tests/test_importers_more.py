@@ -12,22 +12,7 @@ import pytest
 from argus_sim.errors import InputError
 from argus_sim.importers import import_file, import_trace
 from argus_sim.trace import Trace
-from tests.test_importers import FILES, REQUESTS, counted_per_minute
-
-
-def rng() -> np.random.Generator:
-    return np.random.default_rng(11)
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Callable[[str], Path]:
-    def write(text: str) -> Path:
-        path = tmp_path / "mine.csv"
-        path.write_text(text)
-        return path
-
-    return write
-
+from tests.recordings import FILES, REQUESTS, counted_per_minute, rng
 
 # -- importing to a file ---------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from argus_sim.workload import stream
 from tests.make_engine import make_policy, make_requests, make_setup
 from tests.make_experiment import content
 from tests.make_profile import ladder, make_profile
-from tests.test_engine import Run, Scripted, always, play
+from tests.transcripts import Run, Scripted, always, play
 
 BIG, AC10, AC25, SMALL = range(4)
 PROFILE = ladder()
@@ -114,14 +114,22 @@ def test_batches_have_the_sizes_of_the_kind_that_runs_them() -> None:
     )
 
 
-def test_a_slow_worker_leaves_what_only_a_fast_one_can_still_do() -> None:
-    """8 s alone on the slow worker, 4 s on the fast; SLO 10 s."""
+def busy_slow_and_fast() -> Engine:
+    """8 s alone on the slow worker 0, 4 s on the fast worker 1; SLO 10 s. Both run, and request 2 waits."""
     engine = seat(mixed(0.5, 1.0), [(BIG,)] * 2, slo_s=10.0)
     play(
         engine,
         ("arrive", 0.0, 0, [Run(1, BIG, (0,))]),
         ("arrive", 1.0, 1, [Run(0, BIG, (1,))]),
         ("arrive", 2.0, 2, []),
+    )
+    return engine
+
+
+def test_a_slow_worker_leaves_what_only_a_fast_one_can_still_do() -> None:
+    engine = busy_slow_and_fast()
+    play(
+        engine,
         ("arrive", 3.0, 3, []),
         # Request 2 has until 12 s and 3 until 13: too late for the slow worker, not for the fast one.
         ("batch_done", 7.0, 0, []),
@@ -133,25 +141,12 @@ def test_a_slow_worker_leaves_what_only_a_fast_one_can_still_do() -> None:
 
 
 def test_what_no_kind_can_do_is_dropped_by_any() -> None:
-    engine = seat(mixed(0.5, 1.0), [(BIG,)] * 2, slo_s=10.0)
-    play(
-        engine,
-        ("arrive", 0.0, 0, [Run(1, BIG, (0,))]),
-        ("arrive", 1.0, 1, [Run(0, BIG, (1,))]),
-        ("arrive", 2.0, 2, []),
-        ("batch_done", 9.0, 0, [Reject(2, DROPPED)]),
-    )
+    play(busy_slow_and_fast(), ("batch_done", 9.0, 0, [Reject(2, DROPPED)]))
 
 
 def test_nobody_waits_for_a_kind_that_is_gone() -> None:
-    engine = seat(mixed(0.5, 1.0), [(BIG,)] * 2, slo_s=10.0)
-    play(
-        engine,
-        ("arrive", 0.0, 0, [Run(1, BIG, (0,))]),
-        ("arrive", 1.0, 1, [Run(0, BIG, (1,))]),
-        ("arrive", 2.0, 2, []),
-        ("batch_done", 7.0, 0, []),
-    )
+    engine = busy_slow_and_fast()
+    play(engine, ("batch_done", 7.0, 0, []))
     answer = engine.worker_lost(7.5, 1)
     assert Reject(2, DROPPED) in answer
     assert engine.is_idle() or [r for w in engine.workers for r in w.batch.rows] == [0]

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from argus_sim import intervals, metrics
 from argus_sim.domain import Outcome
 from argus_sim.errors import InputError
+from argus_sim.intervals import agreement
 from argus_sim.metrics import METRICS, aggregate, batches, compare, interval, paired, peak, summarise, timeline
 from argus_sim.record import FaultRecord, PlanRecord, RunRecord
 from tests.make_record import VARIANTS, make_record, of_requests
@@ -40,11 +41,12 @@ def by_hand() -> RunRecord:
             (2.0, 5.0, 9.0, 14.0, 1, 1, ON_TIME, 0.6),
             (30.0, 50.0, 54.0, 42.0, 0, 0, LATE, 1.0),
             (59.0, NAN, NAN, 71.0, -1, -1, REJECTED, NAN),
-            (60.0, 61.0, NAN, 72.0, 0, 0, LOST, NAN),
+            (60.0, NAN, NAN, 72.0, -1, -1, LOST, NAN),
             (61.0, 110.0, 130.0, 140.0, 2, 1, ON_TIME, 0.5),
             (119.0, NAN, NAN, 131.0, -1, -1, UNFINISHED, NAN),
         ],
         busy_s=60.0,
+        attempts=[(5, 61.0, 64.0, 0, 0, 1, 0, True)],
         faults=[FaultRecord(64.0, 0, "lost")],
     )
 
@@ -202,9 +204,16 @@ def test_batches_by_hand(by_hand: RunRecord) -> None:
     ]
 
 
-def test_a_batch_that_never_ended_runs_to_the_end_of_the_run() -> None:
-    record = of_requests([(0.0, 100.0, NAN, 130.0, 0, 0, UNFINISHED, NAN)])
-    assert batches(record)["finish_s"].to_list() == [120.0]
+def test_a_batch_of_which_a_part_runs_again_is_one_batch() -> None:
+    """A cascade's first stage: one image of two is good, the other is made once more by worker 1."""
+    rows = [
+        (0.0, 1.0, 2.0, 9.0, 4, 0, ON_TIME, 0.8),
+        (0.5, 2.0, 6.0, 9.0, 0, 1, ON_TIME, 1.0),
+    ]
+    record = of_requests(rows, attempts=[(1, 1.0, 2.0, 0, 4, 2, 0, False)], busy_s=5.0)
+    got = [tuple(row) for row in batches(record).itertuples(index=False)]
+    assert got == [(0, 1.0, 2.0, 4, 2), (1, 2.0, 6.0, 0, 1)]
+    assert (timeline(record, 60.0)["utilisation"] * 60.0 * 2).sum() == pytest.approx(record.busy_s)
 
 
 # -------------------------------------------------------------------------------------------------- peak
@@ -352,3 +361,43 @@ def test_examples_in_docstrings(module: object) -> None:
     failed, attempted = doctest.testmod(module)  # type: ignore[arg-type]
     assert attempted
     assert not failed
+
+
+# --------------------------------------------------------------------------------------------- agreement
+
+
+def ranked(**yields: list[list[float]]) -> pd.DataFrame:
+    """Quality yields by policy: those of each seed on trace ``a``, then on trace ``b``."""
+    rows = [
+        {"policy": policy, "trace": trace, "seed": seed, "quality_yield": value}
+        for policy, of in yields.items()
+        for trace, values in zip("ab", of, strict=True)
+        for seed, value in enumerate(values)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_the_same_ranking_agrees() -> None:
+    table = ranked(x=[[0.9, 0.91], [0.8, 0.82]], y=[[0.5, 0.51], [0.4, 0.42]], z=[[0.1, 0.11], [0.0, 0.02]])
+    got = agreement(table, "a", "b")
+    assert (got.tau, got.pairs, got.same, got.swapped, got.undecided) == (1.0, 3, 3, (), ())
+
+
+def test_a_swap_is_one_that_both_traces_tell_apart() -> None:
+    sure = ranked(x=[[0.9, 0.91], [0.4, 0.41]], y=[[0.5, 0.51], [0.8, 0.81]])
+    got = agreement(sure, "a", "b")
+    assert (got.tau, got.same, got.swapped, got.undecided) == (-1.0, 0, (("x", "y"),), ())
+    # On b the difference is 0.1 in one seed and -0.3 in the other: nobody knows.
+    unsure = ranked(x=[[0.9, 0.91], [0.7, 0.4]], y=[[0.5, 0.51], [0.6, 0.7]])
+    got = agreement(unsure, "a", "b")
+    assert (got.tau, got.same, got.swapped, got.undecided) == (-1.0, 0, (), (("x", "y"),))
+
+
+def test_what_rankings_cannot_be_compared() -> None:
+    table = ranked(x=[[0.9], [0.8]], y=[[0.5], [0.4]])
+    assert agreement(table, "a", "b").undecided == (("x", "y"),)  # one seed decides nothing
+    with pytest.raises(InputError, match="no trace 'c'"):
+        agreement(table, "a", "c")
+    half = table[(table["policy"] != "y") | (table["trace"] == "a")]
+    with pytest.raises(InputError, match="not run under the same policies"):
+        agreement(half, "a", "b")

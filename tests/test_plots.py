@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from argus_sim import plot_style, plots, policy_style
 from argus_sim.domain import Outcome
@@ -98,7 +99,7 @@ def test_save_and_embed(tmp_path: Path, drawings: dict[str, Callable[[], Figure]
     assert png.read_bytes().startswith(b"\x89PNG")
     assert svg.read_bytes() == plots.render(figure, "svg")
     assert png.read_bytes() == plots.render(figure, "png")
-    small = plots.embed(figure)
+    small = plot_style.embed(figure)
     assert len(small) <= min(len(svg.read_bytes()), len(plots.render(figure, "png", dpi=110)))
 
 
@@ -129,9 +130,23 @@ def test_seeds_are_averaged_where_they_have_a_value() -> None:
     assert np.asarray(quality) == pytest.approx([0.9, 0.5])
 
 
-def test_timelines_of_a_figure_share_their_windows(timelines: dict[str, list[pd.DataFrame]]) -> None:
+def test_timelines_of_a_figure_share_their_windows() -> None:
+    record = of_requests([(1.0, 1.0, 2.0, 9.0, 0, 0, Outcome.ON_TIME, 0.9)])
     with pytest.raises(ValueError, match="same windows"):
-        figure_timeline({"argus": [timelines["argus"][0], timelines["argus"][0].head(5)]}, "t")
+        figure_timeline({"argus": [timeline(record, 60.0), timeline(record, 30.0)]}, "t")
+
+
+def test_seeds_may_have_traces_of_different_lengths() -> None:
+    """Where only the longer one goes on, the line is that one's."""
+    row = (1.0, 1.0, 2.0, 9.0, 0, 0, Outcome.ON_TIME, 0.9)
+    late = (125.0, 125.0, 127.0, 130.0, 0, 0, Outcome.ON_TIME, 0.5)
+    short, long = timeline(of_requests([row])), timeline(of_requests([row, late], duration_s=180.0))
+    for seeds in ([short, long], [long, short]):
+        figure = figure_timeline({"argus": seeds}, "t", smooth_min=1.0)
+        quality = figure.axes[1].get_lines()[0].get_ydata()
+        assert np.asarray(quality) == pytest.approx([0.9, NAN, 0.5], nan_ok=True)
+        assert figure.axes[1].get_xlim() == (0.0, 3.0)
+        assert any("different lengths" in text.get_text() for text in figure.findobj(Text))
 
 
 def test_totals_show_the_aggregate(totals: pd.DataFrame) -> None:

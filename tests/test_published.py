@@ -34,6 +34,13 @@ def diffserve() -> Profile:
 # ---- both
 
 
+@pytest.mark.parametrize("name", shipped_profiles())
+def test_what_was_recorded_states_its_terms(name: str) -> None:
+    profile = Profile.load(name)
+    parts = [part for table in profile.tables for part in profile.provenance_of(table) if part.kind == "recorded"]
+    assert all(part.licence for part in parts), [part.source for part in parts if not part.licence]
+
+
 @pytest.mark.parametrize("name", list(PUBLISHED))
 def test_what_is_committed_is_what_is_rebuilt(name: str) -> None:
     assert Profile.load(name).digest() == PUBLISHED[name]().digest()

@@ -26,7 +26,7 @@ from argus_sim.runner import Run, run_experiment, runs_of
 from argus_sim.simulate import Scene
 from tests.make_experiment import content, write_experiment
 
-FILES = ("outcomes.parquet", "timeline.parquet", "events.json", "summary.json")
+FILES = ("outcomes.parquet", "attempts.parquet", "timeline.parquet", "events.json", "summary.json")
 RUNS = [
     f"{policy}/{trace}/{seed}" for policy in ("static", "argus") for trace in ("rush", "file") for seed in (3, 4)
 ]
@@ -191,7 +191,8 @@ def test_a_run_is_there_whole_or_not_at_all(
         with pytest.raises(OSError, match="no space"):
             run_experiment(experiment, tmp_path / "out", jobs=1)
     left = tree(tmp_path / "out")
-    assert set(left) == {LOCK, "static/rush/.3.partial/outcomes.parquet"}
+    partial = "static/rush/.3.partial"
+    assert set(left) == {LOCK, f"{partial}/outcomes.parquet", f"{partial}/attempts.parquet"}
     run_experiment(experiment, tmp_path / "out", jobs=1, resume=True)
     assert tree(tmp_path / "out") == tree(finished / "out")
 
@@ -259,3 +260,14 @@ def test_interrupted_says_how_to_go_on(finished: Path, tmp_path: Path, how: str)
     assert said.splitlines()[-1] == (
         f"interrupted; finished runs are kept. To go on: argus-sim run {out / LOCK} --out {out} --resume"
     )
+
+
+def test_seeds_may_have_traces_of_different_lengths(tmp_path: Path) -> None:
+    """Arrivals of their own, each rescaled in time to the same peak."""
+    data = content() | {"policies": ["static"]}
+    data["traces"][0] |= {"peak": {"of_capacity": 1.0, "window_s": 20, "by": "time"}}
+    out = tmp_path / "out"
+    results = run_experiment(Experiment.load(write_experiment(tmp_path, data)), out, jobs=1)
+    lengths = {float(results.run("static", "rush", seed).events["duration_s"]) for seed in (3, 4)}
+    assert len({len(results.run("static", "rush", seed).timeline) for seed in (3, 4)}) == len(lengths) == 2
+    assert "traces of different lengths" in (out / "report.html").read_text("utf-8")

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from argus_sim import sweep
+from argus_sim.charts.axis import SHOWN, AxisStory
 from argus_sim.cli import main
 from argus_sim.errors import InputError
 from argus_sim.experiment import Experiment
@@ -146,6 +147,18 @@ def test_figures_and_report(swept: Path) -> None:
         assert point in page
     assert re.search(r"2 policies,\s+4 cases,\s+2 seeds", page)
     assert "<dt>varied</dt><dd>slo, trouble</dd>" in page
+    charts = json.loads(page.partition('id="data">')[2].partition("</script>")[0])["charts"]
+    assert set(charts) == {f"axis{k}-0-{metric}" for k in range(2) for metric in SHOWN}
+    summary = pd.read_csv(swept / "out" / "summary.csv", dtype={"slo": "str"})
+    mean = summary[(summary["slo"] == "2") & (summary["policy"] == "argus")]["quality_yield"].mean()
+    chart = charts["axis0-0-quality_yield"]
+    policies = json.loads(page.partition('id="data">')[2].partition("</script>")[0])["policies"]
+    drawn = {policies[p]: values for p, values, _ in chart["series"]}
+    assert chart["labels"] == ["2", "3.5"]
+    assert drawn["argus"][0] == pytest.approx(mean, rel=1e-3)
+    assert drawn["static"][1] == pytest.approx(
+        summary[(summary["slo"] == "3.5") & (summary["policy"] == "static")]["quality_yield"].mean(), rel=1e-3
+    )
 
 
 def test_the_lock_file_gives_the_same_bytes_in_parallel_and_after_an_interruption(
@@ -298,31 +311,31 @@ def test_watch_and_trace_look_into_points(
     assert {run["point"] for run in got["finished"]} == {"slo=2", "slo=3.5", "trouble=none"}
 
 
-def rows_of(values: list[str], level: Callable[[int], float]) -> pd.DataFrame:
+def story_of(values: list[str], numbers: list[float], level: Callable[[int], float]) -> AxisStory:
+    """An axis ``x`` along which ``argus`` and ``pac`` rise from value to value."""
     rows = [
         {
             "value": value,
             "policy": policy,
             "trace": "t",
-            **{name: level(i) for name in sweep.SHOWN},
-            **{f"{name}_half_width": np.nan for name in sweep.SHOWN},
+            **{name: level(i) for name in SHOWN},
+            **{f"{name}_half_width": np.nan for name in SHOWN},
         }
         for i, value in enumerate(values)
         for policy in ("argus", "pac")
     ]
-    return pd.DataFrame(rows)
+    return AxisStory("x", "note", tuple(values), tuple(numbers), pd.DataFrame(rows))
 
 
 def test_a_figure_has_its_values_where_they_are() -> None:
-    table = rows_of(["1", "10", "100"], lambda i: 0.1 * i)
-    figure = sweep.figure_axis(table, "gpus", [1.0, 10.0, 100.0], "note")
-    ax = figure.axes[0]
+    figure = sweep.figure_axis(story_of(["1", "10", "100"], [1.0, 10.0, 100.0], lambda i: 0.1 * i))
+    ax = figure.axes[SHOWN.index("quality_yield")]
     assert ax.get_xscale() == "log"
     assert [text.get_text() for text in ax.get_xticklabels()] == ["1", "10", "100"]
     assert ax.lines[0].get_xdata().tolist() == [1.0, 10.0, 100.0]  # type: ignore[union-attr]
     assert ax.lines[0].get_ydata().tolist() == pytest.approx([0.0, 0.1, 0.2])  # type: ignore[union-attr]
-    violations = figure.axes[2].lines[0].get_ydata()
+    violations = figure.axes[SHOWN.index("slo_violation_ratio")].lines[0].get_ydata()
     assert violations.tolist() == pytest.approx([0.0, 10.0, 20.0])  # type: ignore[union-attr]
-    named = sweep.figure_axis(rows_of(["none", "some"], float), "trouble", [], "note").axes[0]
+    named = sweep.figure_axis(story_of(["none", "some"], [], float)).axes[0]
     assert [text.get_text() for text in named.get_xticklabels()] == ["none", "some"]
     assert named.lines[0].get_linestyle() == "None"

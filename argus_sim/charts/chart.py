@@ -40,7 +40,14 @@ class Dot:
 
 @dataclass
 class Chart:
-    """A chart as the template draws it. ``label`` is what a screen reader says of it."""
+    """A chart as the template draws it.
+
+    Attributes:
+        label: What a screen reader says of it.
+        live, zooms: Whether pointer and keyboard read it, and whether they zoom it.
+        open: What reaches over its edge is shown.
+        names: What stands below are names, which take more room than numbers.
+    """
 
     id: str
     title: str
@@ -53,6 +60,9 @@ class Chart:
     dots: list[Dot] = field(default_factory=list)
     height: int = 220
     live: bool = True
+    zooms: bool = True
+    open: bool = False
+    names: bool = False
     rule: tuple[str, str] | None = None
 
 

@@ -44,7 +44,7 @@ class Drawing:
 
     def __init__(self, policies: Sequence[str], patterns: Sequence[Any]) -> None:
         self.number = {name: i for i, name in enumerate(policies)}
-        self._dashes = [dashes(pattern) for pattern in patterns]
+        self.dashes = [dashes(pattern) for pattern in patterns]
         self.data: dict[str, Any] = {"policies": list(policies), "groups": [], "charts": {}}
 
     def trace(
@@ -97,7 +97,7 @@ class Drawing:
         for policy in reversed(story.policies):
             number = self.number[policy.name]
             d = line(at, y.y(policy.lines[metric]))
-            paths.append(Path(d, "line", number, f"var(--p{number})", self._dashes[number]))
+            paths.append(Path(d, "line", number, f"var(--p{number})", self.dashes[number]))
         said = ", ".join(f"{p.name} {_mean(p.lines[metric]):.3g}" for p in story.policies)
         chart = Chart(
             id=f"t{group}-{metric}",
@@ -153,7 +153,7 @@ class Drawing:
             share = np.append(policy.served[inside], policy.served[inside][-1] if inside.any() else 0.0)
             number = self.number[policy.name]
             d = line(x.x(at), y.y(share))
-            paths.append(Path(d, "line", number, f"var(--p{number})", self._dashes[number]))
+            paths.append(Path(d, "line", number, f"var(--p{number})", self.dashes[number]))
         said = ", ".join(f"{p.name} {100 * (p.served[-1] if len(p.served) else 0):.1f} %" for p in story.policies)
         chart = Chart(
             id=f"t{group}-cdf",
@@ -165,6 +165,7 @@ class Drawing:
             x_label="seconds from arrival to image",
             paths=paths,
             height=300,
+            zooms=False,
             rule=None if story.slo_s is None else (x.percent(story.slo_s), f"SLO {story.slo_s:.3g} s"),
         )
         self.data["charts"][chart.id] = {

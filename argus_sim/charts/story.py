@@ -78,6 +78,7 @@ def tell(
     name: str,
     timelines: Mapping[str, Sequence[pd.DataFrame]],
     outcomes: Mapping[str, pd.DataFrame],
+    attempts: Mapping[str, pd.DataFrame],
     events: Mapping[str, dict[str, Any]],
 ) -> TraceStory:
     """The story of a trace.
@@ -86,12 +87,14 @@ def tell(
         name: Of the trace.
         timelines: Policy -> the table of ``timeline.parquet`` of each seed.
         outcomes: Policy -> the table of ``outcomes.parquet`` of the first seed.
+        attempts: Policy -> the table of ``attempts.parquet`` of the first seed.
         events: Policy -> the content of ``events.json`` of the first seed.
     """
     tables = [table for seeds in timelines.values() for table in seeds]
-    clock = Clock(tables[0], None)
+    clock = Clock(tables, None)
     policies = [
-        _policy(policy, clock, seeds, outcomes[policy], events[policy]) for policy, seeds in timelines.items()
+        _policy(policy, clock, seeds, outcomes[policy], attempts[policy], events[policy])
+        for policy, seeds in timelines.items()
     ]
     allowed = pd.concat([table["deadline_s"] - table["arrival_s"] for table in outcomes.values()])
     low, high = (float(allowed.min()), float(allowed.max())) if len(allowed) else (0.0, 1.0)
@@ -106,7 +109,12 @@ def tell(
 
 
 def _policy(
-    name: str, clock: Clock, seeds: Sequence[pd.DataFrame], outcomes: pd.DataFrame, events: dict[str, Any]
+    name: str,
+    clock: Clock,
+    seeds: Sequence[pd.DataFrame],
+    outcomes: pd.DataFrame,
+    attempts: pd.DataFrame,
+    events: dict[str, Any],
 ) -> PolicyStory:
     first = seeds[0]
     served = first.filter(regex="^served:").rename(columns=lambda column: column.removeprefix("served:"))
@@ -119,7 +127,8 @@ def _policy(
     done = outcomes["outcome"].isin(("on_time", "late"))
     latency = (outcomes["finish_s"] - outcomes["arrival_s"])[done].to_numpy(dtype=np.float64)
     share = np.linspace(0.0, 1.0, CDF_POINTS)
-    doing, busy = _placement(outcomes, list(mix), int(events["workers"]), float(events["duration_s"]))
+    ran = pd.concat([table[_RAN].astype({"variant": "str"}) for table in (outcomes, attempts)], ignore_index=True)
+    doing, busy = _placement(ran, list(mix), int(events["workers"]), clock.end_s)
     return PolicyStory(
         name=name,
         lines={metric: clock.over_seeds(seeds, metric)[0] for metric in LINES},
@@ -133,15 +142,19 @@ def _policy(
     )
 
 
+#: Columns that say what a worker did.
+_RAN = ["start_s", "finish_s", "variant", "worker", "batch_size"]
+
+
 def _placement(
-    outcomes: pd.DataFrame, variants: list[str], workers: int, duration_s: float
+    ran: pd.DataFrame, variants: list[str], workers: int, end_s: float
 ) -> tuple[npt.NDArray[np.int64], Floats]:
     """What each of the first workers ran longest in each stretch of the trace, and how busy it was."""
     rows = min(workers, MAX_WORKERS)
-    ran = outcomes[outcomes["finish_s"].notna() & (outcomes["worker"] >= 0) & (outcomes["worker"] < rows)]
-    width_s = duration_s / COLUMNS
+    ran = ran[ran["finish_s"].notna() & (ran["worker"] >= 0) & (ran["worker"] < rows)]
+    width_s = end_s / COLUMNS
     worker = ran["worker"].to_numpy(dtype=np.int64)
-    code = pd.Categorical(ran["variant"].astype("str"), categories=variants).codes.astype(np.int64)
+    code = pd.Categorical(ran["variant"], categories=variants).codes.astype(np.int64)
     start, finish = ran["start_s"].to_numpy(), ran["finish_s"].to_numpy()
     # Each request of a batch of n stands for an n-th of its time. A batch counts where its middle is.
     time_s = (finish - start) / ran["batch_size"].to_numpy()

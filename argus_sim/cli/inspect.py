@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from argus_sim.cli import output
+from argus_sim.cli.watch_server import watch_server
 from argus_sim.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,12 +50,13 @@ def trace(
     from argus_sim.chrome_trace import trace_json
     from argus_sim.report import write_atomically
 
-    for name in ("outcomes.parquet", "timeline.parquet", "events.json"):
+    for name in ("outcomes.parquet", "attempts.parquet", "timeline.parquet", "events.json"):
         if not (run / name).is_file():
             raise InputError(f"holds no {name}; a run's folder is runs/EXP/POLICY/TRACE/SEED", where=str(run))
     path = out or run / "trace.json"
     text = trace_json(
         pd.read_parquet(run / "outcomes.parquet"),
+        pd.read_parquet(run / "attempts.parquet"),
         pd.read_parquet(run / "timeline.parquet"),
         json.loads((run / "events.json").read_text("utf-8")),
         title=" ".join(run.resolve().parts[-3:]),
@@ -67,12 +69,18 @@ def trace(
     output.remark("open it at ui.perfetto.dev; it is read in the browser and sent nowhere", quiet=quiet)
 
 
-@app.command(epilog=output.examples("argus-sim watch runs/fig7", "argus-sim watch runs/fig7 --once"))
+@app.command(
+    epilog=output.examples(
+        "argus-sim watch runs/fig7", "argus-sim watch runs/fig7 --once", "argus-sim watch http://127.0.0.1:8000"
+    )
+)
 def watch(
     run: Annotated[
-        Path,
+        str,
         typer.Argument(
-            metavar="RUN", help="The folder of an experiment's results, runs/EXP, or of a sweep's point."
+            metavar="RUN",
+            help="The folder of an experiment's results, runs/EXP, or of a sweep's point; or the address of a "
+            "server that argus-sim serve has started, http://HOST:PORT.",
         ),
     ],
     every_s: Annotated[float, typer.Option("--every", min=0.1, metavar="S", help="Seconds between looks.")] = 1.0,
@@ -80,11 +88,19 @@ def watch(
     as_json: output.Json = False,
     quiet: output.Quiet = False,
 ) -> None:
-    """Watch an experiment from another terminal while it runs.
+    """Watch an experiment or a server from another terminal while it runs.
 
-    Shows what the runner has written so far: the runs that are finished, their means, and the course of the last
-    one of each policy. Stops when the experiment has ended.
+    Of an experiment it shows what the runner has written so far: the runs that are finished, their means, and the
+    course of the last one of each policy. Of a server: what its workers do, what waits, what each variant has
+    made since the start and lately, and violations look by look. Stops when what it watches has ended.
     """
+    if run.startswith(("http://", "https://")):
+        watch_server(run, every_s, once=once, as_json=as_json, quiet=quiet)
+    else:
+        _watch_folder(Path(run), every_s, once=once, as_json=as_json, quiet=quiet)
+
+
+def _watch_folder(run: Path, every_s: float, *, once: bool, as_json: bool, quiet: bool) -> None:
     from rich.console import Console
     from rich.live import Live
 

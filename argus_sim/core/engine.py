@@ -199,7 +199,7 @@ class Engine:
         ran = (batch.variant * WORKERS + index) * SIZES + len(rows)
         passed_on = NOTHING
         if self._review is not None:
-            rows, passed_on = self._judge(now, worker, confidence)
+            rows, passed_on = self._judge(now, worker, ran, confidence)
         start_column, finish_column, ran_column = self._columns
         for row in rows:
             start_column[row] = started_s
@@ -269,6 +269,8 @@ class Engine:
         rows, worker.batch.rows = worker.batch.rows, []
         if rows:
             self.wasted_s += now - worker.started_s
+            ran = (worker.batch.variant * WORKERS + index) * SIZES + len(rows)
+            self.log.attempted(rows, worker.started_s, now, ran, lost=True)
         worker.down, worker.loading, worker.model = True, False, None
         self.workers_up -= 1
         self.membership += 1
@@ -342,7 +344,7 @@ class Engine:
         return decision
 
     def _judge(
-        self, now: float, worker: Worker, confidence: Sequence[float] | None
+        self, now: float, worker: Worker, ran: int, confidence: Sequence[float] | None
     ) -> tuple[list[int], Sequence[Command]]:
         """The rows whose image the policy lets pass, and what follows for the others, which run once more."""
         assert self._review is not None
@@ -366,6 +368,7 @@ class Engine:
                     f"policy {self.policy.name!r} answered {decision} to an image; allowed are None and Route "
                     f"to a variant that needs no cache"
                 )
+            self.log.attempted((row,), worker.started_s, now, ran, lost=False)
             self._reason[row] = reason
             self.passed_on_s += (now - worker.started_s) / len(batch.rows)
             commands += self._enqueue(now, row, variant)

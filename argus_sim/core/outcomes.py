@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections.abc import Iterable
 from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from argus_sim.domain import Outcome
+from argus_sim.record import Attempts
 
 #: In the ``ran`` column: not ended yet, and the two ways of ending without having run.
 OPEN, REJECTED, LOST = -1, -2, -3
@@ -25,7 +27,7 @@ class OutcomeLog:
     The engine writes a served batch itself (``start_s``, ``finish_s``, ``ran``), since that is its hottest loop.
     """
 
-    __slots__ = ("_codes", "finish_s", "ran", "reason", "reasons", "start_s")
+    __slots__ = ("_again", "_codes", "finish_s", "ran", "reason", "reasons", "start_s")
 
     def __init__(self, rows: int = 0) -> None:
         self.start_s = array("d", [math.nan]) * rows
@@ -34,6 +36,8 @@ class OutcomeLog:
         self.reason = array("i", [0]) * rows
         self.reasons: list[str] = [""]
         self._codes: dict[str, int] = {"": 0}
+        #: Columns of the attempts: row, start, finish, ran, reason, lost.
+        self._again = (array("i"), array("d"), array("d"), array("q"), array("i"), array("b"))
 
     def append(self) -> None:
         """Room for one more request (live host)."""
@@ -57,6 +61,32 @@ class OutcomeLog:
     def lost(self, row: int, reason: str) -> None:
         self.ran[row] = LOST
         self.reason[row] = self.code(reason)
+
+    def attempted(self, rows: Iterable[int], start_s: float, finish_s: float, ran: int, *, lost: bool) -> None:
+        """These requests ran, and it was not their end: their worker was lost, or they run once more."""
+        row_column, start_column, finish_column, ran_column, reason_column, lost_column = self._again
+        for row in rows:
+            row_column.append(row)
+            start_column.append(start_s)
+            finish_column.append(finish_s)
+            ran_column.append(ran)
+            reason_column.append(self.reason[row])
+            lost_column.append(lost)
+
+    def attempts(self) -> Attempts:
+        """What :meth:`attempted` was told."""
+        row, start_s, finish_s, ran, reason, lost = self._again
+        packed = np.array(ran, dtype=np.int64)
+        return Attempts(
+            request=np.array(row, dtype=np.int32),
+            start_s=np.array(start_s, dtype=np.float64),
+            finish_s=np.array(finish_s, dtype=np.float64),
+            worker=(packed // SIZES % WORKERS).astype(np.int32),
+            variant=(packed // (SIZES * WORKERS)).astype(np.int32),
+            batch_size=(packed % SIZES).astype(np.int32),
+            reason=np.array(reason, dtype=np.int32),
+            lost=np.array(lost, dtype=np.bool_),
+        )
 
     def columns(self, deadline_s: npt.NDArray[np.float64]) -> OutcomeColumns:
         """One entry per request; a request that finished at its deadline was on time."""

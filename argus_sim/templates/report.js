@@ -49,6 +49,13 @@
       rows.sort((a, b) => b[2] - a[2]);
       return [`within ${number(x)} s`, rows.map(([c, n, v]) => [c, n, number(100 * v) + " %"])];
     }
+    if (chart.kind === "axis") {
+      const i = nearest(chart.at, x);
+      const rows = chart.series.filter(([p, v]) => !hidden.has(p) && v[i] !== null).map(([p, v, h]) => [...policy(p), v[i], h[i]]);
+      rows.sort((a, b) => b[2] - a[2]);
+      const unit = chart.percent ? " %" : "", scale = chart.percent ? 100 : 1;
+      return [`${chart.axis} ${chart.labels[i]}`, rows.map(([c, n, v, h]) => [c, n, (scale * v).toFixed(chart.percent ? 2 : 3) + (h ? " ± " + (scale * h).toFixed(chart.percent ? 2 : 3) : "") + unit])];
+    }
     if (chart.kind === "mix") {
       const i = nearest(group.x, x);
       const rows = chart.series.map(([n, c, v]) => [c, n, v[i]]).filter((row) => row[2] > 0).reverse();
@@ -92,7 +99,7 @@
     at: null,
   }));
   const range = (b) => (b.chart.group === undefined ? [0, b.chart.end] : zoom[b.chart.group]);
-  const same = (b) => boxes.filter((other) => other === b || (b.chart.group !== undefined && other.chart.group === b.chart.group));
+  const same = (b) => boxes.filter((other) => other === b || ["group", "family"].some((key) => b.chart[key] !== undefined && other.chart[key] === b.chart[key]));
 
   function hair(b, x) {
     const [low, high] = range(b);
@@ -106,6 +113,7 @@
   }
 
   function point(b, x, part, clientX, clientY, aloud) {
+    if (b.chart.kind === "axis") x = b.chart.at[nearest(b.chart.at, x)];
     b.at = x;
     for (const other of same(b)) hair(other, x);
     const [heading, rows] = reading(b.chart, x, part);
@@ -116,6 +124,7 @@
   function leave(b) {
     tip.hidden = true;
     for (const other of same(b)) hair(other, null);
+    if (b.chart.kind === "axis") b.at = null;
   }
 
   function rescale(group) {
@@ -184,7 +193,12 @@
     b.box.addEventListener("keydown", (event) => {
       const [low, high] = range(b), step = (high - low) / (event.shiftKey ? 10 : 60);
       let x = b.at ?? (low + high) / 2;
-      if (event.key === "ArrowRight") x += step;
+      if (b.chart.kind === "axis" && event.key.startsWith("Arrow")) {
+        const at = b.chart.at, i = nearest(at, x); // from value to value
+        if (event.key === "ArrowRight") x = b.at === null ? at[0] : at[i + 1] ?? x;
+        else if (event.key === "ArrowLeft") x = b.at === null ? at.at(-1) : at[i - 1] ?? x;
+        else return;
+      } else if (event.key === "ArrowRight") x += step;
       else if (event.key === "ArrowLeft") x -= step;
       else if (event.key === "Escape") return leave(b);
       else if (b.chart.group !== undefined && "+-=0".includes(event.key)) {
@@ -225,7 +239,7 @@
       } else if (hidden.has(p)) hidden.delete(p); else hidden.add(p);
       apply();
     });
-    const fade = (on) => () => all("path.line[data-p]").forEach((l) => l.classList.toggle("faded", on && +l.dataset.p !== p && !hidden.has(p)));
+    const fade = (on) => () => all(".plot path[data-p]").forEach((l) => l.classList.toggle("faded", on && +l.dataset.p !== p && !hidden.has(p)));
     button.addEventListener("pointerenter", fade(true));
     button.addEventListener("pointerleave", fade(false));
   }

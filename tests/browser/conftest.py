@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,3 +23,22 @@ def browser() -> Iterator[Any]:
         chromium = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="module", params=["light", "dark"])
+def page(browser: Any, path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The page of the module's fixture ``path``; it may say nothing on the console and fetch nothing."""
+    context = browser.new_context(
+        offline=True, color_scheme=request.param, viewport={"width": 1280, "height": 900}
+    )
+    page = context.new_page()
+    page.said = []
+    page.on("console", lambda message: page.said.append(message.text))
+    page.on("pageerror", lambda error: page.said.append(str(error)))
+    page.on(
+        "request", lambda sent: None if sent.url.startswith(("file:", "data:")) else page.said.append(sent.url)
+    )
+    page.goto(path.as_uri())
+    yield page
+    assert page.said == []
+    context.close()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.browser.pages import check_widths
 from tests.test_report import written
 
 
@@ -18,29 +18,8 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "report.html"
 
 
-@pytest.fixture(scope="module", params=["light", "dark"])
-def page(browser: Any, path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
-    context = browser.new_context(
-        offline=True, color_scheme=request.param, viewport={"width": 1280, "height": 900}
-    )
-    page = context.new_page()
-    page.said = []
-    page.on("console", lambda message: page.said.append(message.text))
-    page.on("pageerror", lambda error: page.said.append(str(error)))
-    page.on(
-        "request", lambda sent: None if sent.url.startswith(("file:", "data:")) else page.said.append(sent.url)
-    )
-    page.goto(path.as_uri())
-    yield page
-    assert page.said == []
-    context.close()
-
-
 def test_no_text_is_cut_off_at_any_width(page: Any) -> None:
-    for width in (1280, 390, 320):
-        page.set_viewport_size({"width": width, "height": 900})
-        assert page.evaluate("document.documentElement.scrollWidth") == width
-    page.set_viewport_size({"width": 1280, "height": 900})
+    check_widths(page)
 
 
 def test_pointing_at_a_chart_reads_it_on_all_charts_of_the_trace(page: Any) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from argus_sim.core.bound import least_work_s, pooled_work_s
-from tests.golden.test_bound import CLOSE, Case, Times, best_schedule, random_case
+from tests.golden.bound_cases import CLOSE, Case, Times, best_schedule, random_case
 
 
 def scaled(times_s: Times, factor: float) -> Times:

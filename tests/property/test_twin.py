@@ -103,6 +103,7 @@ def assert_same(scene: Scene) -> None:
     for name, column in ours.items():
         # Bits, so that NaN equals NaN.
         assert np.asarray(column).tobytes() == np.asarray(theirs[name]).tobytes(), name  # type: ignore[literal-required]
+    assert repr(fast.engine.log.attempts()) == repr(stock.engine.log.attempts())
     assert fast.engine.log.reasons == stock.engine.log.reasons
     assert fast.engine.floor.plans == stock.engine.floor.plans
     assert repr(fast.loads) == repr(stock.loads)
