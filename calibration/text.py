@@ -50,6 +50,8 @@ def embedder(how: str, *, device: str = "cpu") -> Embedder:
         return lambda texts: np.asarray(hashing.transform(texts).toarray(), dtype=np.float64)
     if kind not in ("minilm", "clip") or (equals and not folder):
         raise InputError(f"no sentence embedding {how!r}. Allowed: {EMBEDDINGS}.", where="--embedding")
+    if folder and not Path(folder).is_dir():
+        raise _no_network(kind, folder, FileNotFoundError("there is no such folder"))
     if kind == "clip":
         return _clip(folder or str(SHAPES / "shapes-clip"), device)
     return _minilm(folder or _packaged_minilm() or MINILM, device)
