@@ -79,7 +79,8 @@ class ExactIndex:
         row = len(self._keys)
         if row == len(self._rows):
             larger = np.empty((max(2 * row, 64), len(vector)), dtype=np.float32)
-            larger[:row] = self._rows[:row]
+            if row:
+                larger[:row] = self._rows
             self._rows = larger
         self._rows[row] = vector
         self._keys.append(key)

@@ -105,8 +105,8 @@ class Supervised:
         await ready
 
     def send(self, message: Any) -> None:
-        """Say something to it; lost if it is not there, which :meth:`Owner.on_down` tells."""
-        if self._writer is not None:
+        """Say something to it; lost if it is not up, or goes before it hears it: :meth:`Owner.on_down` tells."""
+        if self._is_up and self._writer is not None:
             self._writer.write(encode(message))
 
     def has_worked(self) -> None:

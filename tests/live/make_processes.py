@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from argus_sim.errors import InputError
@@ -61,6 +62,15 @@ class Diary:
 
     def on_up(self) -> None:
         self.ups += 1
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, buried or not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
 
 
 async def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:

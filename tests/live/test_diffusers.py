@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import importlib.util
 import io
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Coroutine
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,12 @@ for package in ("torch", "diffusers", "transformers", "torchmetrics", "DeepCache
 pytest.importorskip("fastapi", reason="needs the live extra: fastapi")
 httpx = pytest.importorskip("httpx", reason="needs the test extra: httpx")
 
+from argus_sim.cli import main  # noqa: E402
 from argus_sim.errors import InputError  # noqa: E402
 from argus_sim.live.server import Service  # noqa: E402
 from argus_sim.live.zoo import live_zoo  # noqa: E402
 from argus_sim.profile import Profile  # noqa: E402
-from tests.live.make_processes import until  # noqa: E402
+from tests.live.make_processes import is_gone, until  # noqa: E402
 from tests.live.make_server import SHAPES, running, shapes_scene  # noqa: E402
 
 PATH = "/v1/images/generations"
@@ -224,29 +227,65 @@ def test_a_client_that_leaves_has_its_image_made_and_dropped() -> None:
     play(test())
 
 
+def test_ctrl_c_answers_what_is_open_and_leaves_no_process_behind() -> None:
+    """The whole group hears of it, as from a terminal."""
+    command = [sys.executable, "-c", "import sys; from argus_sim.cli import main; sys.exit(main(sys.argv[1:]))"]
+    command += ["serve", "shapes", "--policy", "nirvana", "--workers", "diffusers", "--zoo", "shapes"]
+    command += ["--port", "0", "--set", "cluster.workers=2", "--set", "slo.seconds=100"]
+    server = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert server.stdout is not None
+        url = server.stdout.readline().rsplit(" ", 1)[-1].strip()
+        children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+        assert len(children) >= 3  # two workers and the cache
+
+        async def test() -> None:
+            async with httpx.AsyncClient(base_url=url, timeout=100) as client:
+                asked = asyncio.create_task(ask(client, "a green cross"))
+                while 'argus_workers{status="busy"} 1.0' not in (await client.get("/metrics")).text:
+                    await asyncio.sleep(0.01)
+                os.killpg(server.pid, signal.SIGINT)
+                assert (await asked).status_code == 200
+
+        play(test())
+        _, err = server.communicate(timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+    assert server.returncode == 0, err
+    assert "Traceback" not in err
+    assert "leaked" not in err
+    play(until(lambda: all(is_gone(int(child)) for child in children)))
+
+
 @pytest.mark.parametrize(
-    ("device", "embedding", "message"),
+    ("arguments", "message"),
     [
-        ("cuda", None, r"no GPU \d: PyTorch sees no GPU here"),
-        ("cpu", "minilm=nowhere", "no minilm at 'nowhere'"),
+        (
+            ["--device", "cuda"],
+            "error: --device: no GPU 0: PyTorch sees no GPU here; --device cpu works anywhere",
+        ),
+        (
+            ["--embedding", "minilm=nowhere"],
+            "error: --embedding: no minilm at 'nowhere' (there is no such folder)",
+        ),
     ],
 )
 def test_what_only_a_process_can_find_out_is_one_message_too(
-    device: str, embedding: str | None, message: str
+    arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    if device == "cuda":
-        import torch
+    import torch
 
-        if torch.cuda.is_available():
-            pytest.skip("there is a GPU here")
-
-    async def test() -> None:
-        pipelines = replace(SHAPES, device=device, embedding=embedding)
-        with pytest.raises(InputError, match=message):
-            async with running(shapes_scene("nirvana"), pipelines=pipelines):
-                pass
-
-    play(test())
+    if "cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    command = ["serve", "shapes", "--policy", "nirvana", "--workers", "diffusers", "--zoo", "shapes"]
+    assert main([*command, "--port", "0", "--quiet", "--set", "cluster.workers=1", *arguments]) == 2
+    out, err = capfd.readouterr()
+    assert err.startswith(message)
+    assert err.count("\n") == 1
+    assert out == ""
 
 
 def changed(table: str, **values: Any) -> Profile:

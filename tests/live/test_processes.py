@@ -16,7 +16,7 @@ import pytest
 
 from argus_sim.errors import InputError
 from argus_sim.live.processes import Patience, Supervised
-from tests.live.make_processes import Diary, crash, echo, never, refuse, until
+from tests.live.make_processes import Diary, crash, echo, is_gone, never, refuse, until
 
 QUICK = Patience(beat_s=0.1, silent_beats=20, start_s=60.0, wait_s=0.01, longest_wait_s=0.1, stop_s=1.0)
 
@@ -32,14 +32,6 @@ async def started(
     process = Supervised("worker 3", prepare, args, diary, patience)
     await process.start()
     return process, diary
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
 
 
 def test_messages_of_any_size_are_answered_in_order() -> None:
