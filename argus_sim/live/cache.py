@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import shutil
 import tempfile
@@ -24,6 +25,7 @@ from argus_sim.errors import InputError
 from argus_sim.live.executor import Executor
 from argus_sim.live.librarian import Add, Find, Found, Remove, prepare
 from argus_sim.live.processes import Patience, Supervised
+from argus_sim.live.telemetry import event
 
 _SUFFIX = ".latents.safetensors"
 
@@ -119,7 +121,7 @@ class LatentCache:
         self._entries: dict[int, _Entry] = {}
         self._texts: set[str] = set()  # stored, or being written
         self._written: dict[Path, tuple[int, str]] = {}
-        self._held: dict[int, int] = {}
+        self._held: dict[int, _Entry] = {}
         self._asked: dict[int, _Question] = {}
         self._keys, self._tokens = count(), count()
         self._process = Supervised("cache", prepare, (settings.embedding,), self, patience or Patience())
@@ -173,12 +175,12 @@ class LatentCache:
 
     def held(self, row: int) -> Path:
         """The file that was found for a request."""
-        return self._entries[self._held[row]].file
+        return self._held[row].file
 
     def release(self, row: int) -> None:
-        key = self._held.pop(row, None)
-        if key is not None:
-            self._entries[key].pins -= 1
+        entry = self._held.pop(row, None)
+        if entry is not None:
+            entry.pins -= 1
 
     def _answer(self, found: Found) -> None:
         question = self._asked.pop(found.token, None)
@@ -191,7 +193,7 @@ class LatentCache:
         steps = 0
         if entry is not None and found.key is not None and found.similarity >= self.settings.min_similarity:
             entry.pins += 1
-            self._held[question.row] = found.key
+            self._held[question.row] = entry
             self._eviction.use(found.key)
             steps = self.settings.steps[-1]
         host.cache_answered(now, question.row, CacheHit(found.similarity, steps, now - question.asked_s))
@@ -210,8 +212,13 @@ class LatentCache:
 
     def keep(self, file: Path) -> None:
         """A wanted file is there. It takes the place of others where there is no room, or goes itself."""
-        key, text = self._written.pop(file)
-        entry = _Entry(text, file, file.stat().st_size)
+        key, text = self._written[file]
+        try:
+            entry = _Entry(text, file, file.stat().st_size)
+        except OSError:  # somebody else has been at it
+            self.give_up(file)
+            return
+        del self._written[file]
         if self._make_room(entry.size_bytes):
             self._add(key, entry)
             self._process.send(Add(key, text))
@@ -226,18 +233,27 @@ class LatentCache:
         for leftover in (file, file.with_name(file.name + ".part")):
             leftover.unlink(missing_ok=True)
 
+    def forget(self, file: Path) -> None:
+        """A file cannot be read: somebody else has been at it."""
+        for key in [key for key, entry in self._entries.items() if entry.file == file]:
+            event("latents lost", level=logging.WARNING, file=str(file))
+            self._remove(key)
+
     def _make_room(self, size_bytes: int) -> bool:
         while self.used_bytes + size_bytes > self.settings.max_bytes:
             victim = self._eviction.victim(lambda key: not self._entries[key].pins)
             if victim is None:
                 return False
-            entry = self._entries.pop(victim)
-            self._eviction.remove(victim)
-            self._texts.discard(entry.text)
-            self.used_bytes -= entry.size_bytes
-            entry.file.unlink(missing_ok=True)
-            self._process.send(Remove(victim))
+            self._remove(victim)
         return True
+
+    def _remove(self, key: int) -> None:
+        entry = self._entries.pop(key)
+        self._eviction.remove(key)
+        self._texts.discard(entry.text)
+        self.used_bytes -= entry.size_bytes
+        entry.file.unlink(missing_ok=True)
+        self._process.send(Remove(key))
 
     def _add(self, key: int, entry: _Entry) -> None:
         self._entries[key] = entry

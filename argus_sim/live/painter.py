@@ -10,7 +10,7 @@ import io
 import os
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +61,17 @@ class Paint:
 
 @dataclass(frozen=True, slots=True)
 class Painted:
-    """Images as PNG, in the order of the wishes; and the files that were written."""
+    """A batch is done.
+
+    Attributes:
+        images: PNG, in the order of the wishes.
+        kept: The files that were written.
+        unreadable: Files of stored latents that could not be read; the batch was then made in full.
+    """
 
     images: tuple[bytes, ...]
-    kept: tuple[Path, ...]
+    kept: tuple[Path, ...] = ()
+    unreadable: tuple[Path, ...] = ()
 
 
 def prepare(zoo: LiveZoo, worker: int) -> Callable[[Any], Any]:
@@ -131,19 +138,23 @@ class Painter:
         work = self._work
         if work is None:
             raise RuntimeError("no model is loaded")
+        options: dict[str, Any] = {}
+        if recipe.skipped:
+            stored, unreadable = _read(recipe.skipped, wishes)
+            if unreadable:
+                in_full = replace(recipe, approximation="", skipped=0)
+                return replace(self.paint(in_full, wishes), unreadable=unreadable)
+            options["latents"] = need_torch().stack(stored).to(work.device, work.pipe.dtype)
         self._apply(work, recipe.approximation)
         run = parse(recipe.approximation).adjust(Run(work.steps))
-        options: dict[str, Any] = {}
-        if run.skipped:
-            options["latents"] = self._stored(work, run.skipped, wishes)
         recorder = LatentRecorder(list(self._zoo.cached_steps))
         if any(wish.keep for wish in wishes):
             options["callback_on_step_end"] = recorder
         images = work.call(run, [w.prompt for w in wishes], [w.seed for w in wishes], **options)
         kept = tuple(
-            _write(recorder, position, wish, self._zoo)
+            wish.keep
             for position, wish in enumerate(wishes)
-            if wish.keep is not None
+            if wish.keep is not None and _write(recorder, position, wish.keep, wish.prompt, self._zoo)
         )
         return Painted(tuple(_png(image) for image in images), kept)
 
@@ -155,28 +166,36 @@ class Painter:
             self._stack.enter_context(parse(approximation).applied(work.pipe))
             self._applied = approximation
 
-    def _stored(self, work: Workload, step: int, wishes: Sequence[Wish]) -> Any:
-        from safetensors import safe_open
 
-        torch = need_torch()
-        latents = []
-        for wish in wishes:
-            assert wish.start is not None
+def _read(step: int, wishes: Sequence[Wish]) -> tuple[list[Any], tuple[Path, ...]]:
+    """The stored latents of that step, and the files where there are none."""
+    from safetensors import SafetensorError, safe_open
+
+    latents: list[Any] = []
+    unreadable: list[Path] = []
+    for wish in wishes:
+        assert wish.start is not None
+        try:
             with safe_open(str(wish.start), framework="pt") as tensors:
                 latents.append(tensors.get_tensor(str(step)))
-        return torch.stack(latents).to(work.device, work.pipe.dtype)
+        except (OSError, SafetensorError):
+            unreadable.append(wish.start)
+    return latents, tuple(unreadable)
 
 
-def _write(recorder: LatentRecorder, position: int, wish: Wish, zoo: LiveZoo) -> Path:
-    """The latents of one image of a batch, in a file that is there whole or not at all."""
+def _write(recorder: LatentRecorder, position: int, file: Path, prompt: str, zoo: LiveZoo) -> bool:
+    """The latents of one image of a batch, in a file that is there whole, or not at all and False."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    assert wish.keep is not None
     tensors = {str(step): batch[position].contiguous().cpu() for step, batch in recorder.latents.items()}
-    part = wish.keep.with_name(wish.keep.name + ".part")
-    save_file(tensors, str(part), {"model": str(zoo.cached_model), "prompt": wish.prompt})
-    os.replace(part, wish.keep)
-    return wish.keep
+    part = file.with_name(file.name + ".part")
+    try:
+        save_file(tensors, str(part), {"model": str(zoo.cached_model), "prompt": prompt})
+        os.replace(part, file)
+    except (OSError, SafetensorError):
+        return False
+    return True
 
 
 def _png(image: Any) -> bytes:

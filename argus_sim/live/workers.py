@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from argus_sim.errors import InputError
@@ -99,24 +100,30 @@ class _Worker:
                 self._first_load.set_result(None)
             case Loaded():
                 host.model_loaded(host.now(), self._index)
-            case Painted(images, kept):
-                self._running = None
+            case Painted(images, kept, unreadable):
                 self.process.has_worked()
-                if self._cache is not None:
-                    for file in kept:
-                        self._cache.keep(file)
+                self._tell_cache(kept, unreadable)
                 host.batch_done(host.now(), self._index, images)
 
     def on_up(self) -> None:
         self._host.worker_joined(self._host.now(), self._index)
 
     def on_down(self, why: str) -> None:
-        running, self._running = self._running, None
-        if running is not None and self._cache is not None:
-            for wish in running.wishes:
-                if wish.keep is not None:
-                    self._cache.give_up(wish.keep)
+        self._tell_cache((), ())
         if not self._first_load.done():
             self._first_load.set_exception(InputError(f"worker {self._index} cannot start: {why}"))
             return
         self._host.worker_lost(self._host.now(), self._index, why)
+
+    def _tell_cache(self, kept: Sequence[Path], unreadable: Sequence[Path]) -> None:
+        """The batch is over: these files were written, of those that were to be, and these could not be read."""
+        running, self._running = self._running, None
+        if running is None or self._cache is None:
+            return
+        for wish in running.wishes:
+            if wish.keep in kept:
+                self._cache.keep(wish.keep)
+            elif wish.keep is not None:
+                self._cache.give_up(wish.keep)
+        for file in unreadable:
+            self._cache.forget(file)

@@ -174,6 +174,26 @@ def test_what_was_not_written_after_all_may_be_written_again() -> None:
     play(test())
 
 
+def test_what_cannot_be_read_is_forgotten_whoever_waits_for_it() -> None:
+    async def test() -> None:
+        cache, host = await opened()
+        file = store(cache, "a red circle")
+        await ask(cache, host, 0, "a red circle")
+        await ask(cache, host, 1, "a red circle")
+        file.unlink()
+        cache.forget(file)  # says the worker that was to start row 0 from it
+        cache.forget(file)  # and another one
+        assert cache.held(1) == file
+        cache.release(0)
+        cache.release(1)
+        assert (cache.used_bytes, len(cache)) == (0, 0)
+        assert math.isnan((await ask(cache, host, 2, "a red circle")).similarity)
+        assert cache.wanted("a red circle") is not None
+        await cache.stop()
+
+    play(test())
+
+
 def test_a_folder_is_used_again_and_by_one_server_at_a_time(tmp_path: Path) -> None:
     safetensors = pytest.importorskip("safetensors.numpy", reason="needs the calibrate extra: safetensors")
     settings = replace(SETTINGS, folder=tmp_path / "latents", max_bytes=10_000)

@@ -64,6 +64,22 @@ def test_skipping_steps_from_its_own_latent_gives_the_same_bytes(
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_a_disk_that_fails_costs_no_image(zoo: LiveZoo, painter: Painter, tmp_path: Path) -> None:
+    full, deep = zoo.recipes[of(zoo, "shapes-large")], zoo.recipes[of(zoo, "shapes-large/ac-25")]
+    nowhere, torn = tmp_path / "gone" / "1.latents.safetensors", tmp_path / "2.latents.safetensors"
+    torn.write_bytes(b"torn")
+    made = painter.paint(full, [Wish(TEXTS[0], 5, keep=nowhere)])
+    assert made.kept == ()
+    again = painter.paint(deep, [Wish(TEXTS[0], 5, start=nowhere), Wish(TEXTS[1], 6, start=torn)])
+    assert again.unreadable == (nowhere, torn)
+    assert again.images[0] == painter.paint(full, [Wish(TEXTS[0], 5), Wish(TEXTS[1], 6)]).images[0]
+
+
+def test_prompts_may_be_anything(painter: Painter, zoo: LiveZoo) -> None:
+    wishes = [Wish(text, 1) for text in ("x" * 32_000, "🦊 лиса", " ", "a\0b", "<|endoftext|>")]
+    assert len(painter.paint(zoo.recipes[of(zoo, "shapes-large/steps-2")], wishes).images) == 5
+
+
 def test_approximations_come_and_go_without_a_trace(zoo: LiveZoo, painter: Painter) -> None:
     wish = [Wish(TEXTS[0], 5)]
     images = [
