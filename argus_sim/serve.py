@@ -11,7 +11,8 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TextIO
+from pathlib import Path
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -19,14 +20,44 @@ from argus_sim.core.engine import Engine
 from argus_sim.core.requests import Requests
 from argus_sim.errors import InputError, did_you_mean
 from argus_sim.experiment import PolicyConfig
+from argus_sim.live.cache import CacheSettings, LatentCache
 from argus_sim.live.emulation import EmulatedCache, EmulatedWorkers
-from argus_sim.live.executor import Clock, Executor
+from argus_sim.live.executor import Cache, Clock, Executor, Workers
+from argus_sim.live.processes import Patience
 from argus_sim.live.server import ServerConfig, Service, serve
 from argus_sim.live.telemetry import Telemetry
+from argus_sim.live.workers import DiffusersWorkers
+from argus_sim.live.zoo import live_zoo
+from argus_sim.profile import Profile
 from argus_sim.record import RunRecord
 from argus_sim.simulate import Scene, record_of
 from argus_sim.simulation.network import SimulatedCache
 from argus_sim.workload import Workload, stream
+
+
+@dataclass(frozen=True, slots=True)
+class PipelinesConfig:
+    """What real workers run.
+
+    Attributes:
+        zoo: The zoo that the profile was calibrated on.
+        weights: Holds a folder of weights per model, where the zoo has none of its own.
+        device: ``cpu`` or ``cuda``.
+        threads: Of each worker on a CPU.
+        cache: Where latents are kept from one server to the next; None to forget them.
+        cache_bytes: The most that they take.
+        embedding: Of prompts in the cache; None for that of the profile's similarity table.
+        patience: With processes.
+    """
+
+    zoo: str
+    weights: Path | None = None
+    device: str = "cpu"
+    threads: int = 1
+    cache: Path | None = None
+    cache_bytes: int = 1 << 30
+    embedding: str | None = None
+    patience: Patience = field(default_factory=Patience)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +69,14 @@ class LiveConfig:
         speed: Seconds that pass on the cluster in a second, for emulated workers.
         hold: Time begins with the first request.
         seed: Of the run: the same luck as the simulated run of this seed.
+        pipelines: What real workers run; None for emulated ones.
     """
 
     server: ServerConfig = field(default_factory=ServerConfig)
     speed: float = 1.0
     hold: bool = False
     seed: int = 1
+    pipelines: PipelinesConfig | None = None
 
 
 def choose_policy(scene: Scene, label: str | None) -> PolicyConfig:
@@ -66,7 +99,7 @@ def choose_policy(scene: Scene, label: str | None) -> PolicyConfig:
 
 
 def build(scene: Scene, policy: PolicyConfig, config: LiveConfig, *, transcript: TextIO | None = None) -> Service:
-    """Everything of a server with emulated workers, ready to start.
+    """Everything of a server, ready to start.
 
     Raises:
         InputError: The experiment cannot be served; says why.
@@ -86,19 +119,14 @@ def build(scene: Scene, policy: PolicyConfig, config: LiveConfig, *, transcript:
     engine = fresh_engine(scene, policy, config.seed)
     telemetry = Telemetry(profile.variants)
     telemetry.watch(engine)
-    similarity = profile.similarity()
-    cache = None
-    if similarity is not None:
-        deepest = max(v.skipped_steps for v in profile.variants)
-        simulated = SimulatedCache(experiment.cluster.cache, similarity, deepest, stream(config.seed, "cache"))
-        cache = EmulatedCache(simulated)
+    workers, cache = _emulated(scene, config) if config.pipelines is None else _real(scene, config)
     executor = Executor(
         engine,
-        EmulatedWorkers(profile, stream(config.seed, "service"), stream(config.seed, "loads")),
+        workers,
         Clock(config.speed),
         slo_s=scene.slo_s,
         cache=cache,
-        dispatch_s=experiment.cluster.dispatch_s,
+        dispatch_s=experiment.cluster.dispatch_s if config.pipelines is None else 0.0,
         listener=telemetry,
         transcript=transcript,
         hold=config.hold,
@@ -111,6 +139,58 @@ def build(scene: Scene, policy: PolicyConfig, config: LiveConfig, *, transcript:
         listen.grace_s,
     )  # fmt: skip
     return Service(executor, server, _positions(scene, engine), telemetry)
+
+
+def _emulated(scene: Scene, config: LiveConfig) -> tuple[Workers, Cache | None]:
+    profile = scene.profile
+    workers = EmulatedWorkers(profile, stream(config.seed, "service"), stream(config.seed, "loads"))
+    similarity = profile.similarity()
+    if similarity is None:
+        return workers, None
+    deepest = max(v.skipped_steps for v in profile.variants)
+    settings = scene.experiment.cluster.cache
+    return workers, EmulatedCache(SimulatedCache(settings, similarity, deepest, stream(config.seed, "cache")))
+
+
+def _real(scene: Scene, config: LiveConfig) -> tuple[Workers, Cache | None]:
+    """Worker processes, and the cache of their latents where a variant skips steps."""
+    wanted, profile = config.pipelines, scene.profile
+    assert wanted is not None
+    if config.speed != 1.0:
+        raise InputError("real workers take the time they take", where="--speed")
+    if scene.kinds:
+        raise InputError(
+            "diffusers workers are all of one kind; this cluster has several",
+            where=f"experiment {scene.experiment.name!r}: cluster.kinds",
+        )
+    zoo = live_zoo(profile, wanted.zoo, folders=wanted.weights, device=wanted.device, threads=wanted.threads)
+    cache = None
+    if zoo.cached_model is not None:
+        similarity = profile.similarity()
+        cache = LatentCache(
+            CacheSettings(
+                zoo.cached_model,
+                zoo.cached_steps,
+                folder=wanted.cache,
+                max_bytes=wanted.cache_bytes,
+                embedding=wanted.embedding or embedding_of(profile),
+                # Further away than any neighbour that the profile's quality was measured with is a miss.
+                min_similarity=-1.0 if similarity is None else float(similarity.min()),
+                timeout_s=scene.experiment.cluster.cache.timeout_s,
+            ),
+            patience=wanted.patience,
+        )
+    return DiffusersWorkers(zoo, cache, wanted.patience), cache
+
+
+def embedding_of(profile: Profile) -> str:
+    """The embedding that a profile's similarities were measured with, as far as its manifest says so."""
+    generator: Any = profile.manifest.generator
+    for part in [generator, *generator.get("merged", [])]:
+        embedding = part.get("settings", {}).get("embedding")
+        if isinstance(embedding, str) and part.get("settings", {}).get("quality", True):
+            return embedding
+    return "ngrams"
 
 
 def fresh_engine(scene: Scene, policy: PolicyConfig, seed: int) -> Engine:

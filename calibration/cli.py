@@ -72,7 +72,7 @@ def measure(
         str | None, typer.Option(help="clip, pickscore, imagereward, hpsv2, or NAME=FOLDER; comma-separated.")
     ] = None,
     metric: Annotated[str | None, typer.Option(help="The score that ratios are formed from.")] = None,
-    embedding: Annotated[str, typer.Option(help="ngrams, minilm or minilm=FOLDER.")] = "ngrams",
+    embedding: Annotated[str, typer.Option(help="ngrams, minilm, clip; minilm=FOLDER.")] = "ngrams",
     out: Annotated[Path | None, typer.Option(help="Folder of the profile.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     latency_only: Annotated[bool, typer.Option("--latency-only", help="No images are rated.")] = False,
@@ -286,7 +286,7 @@ def diff(a: Shipped, b: Shipped, as_json: output.Json = False) -> None:
 def fit(
     profile: Shipped,
     out: Annotated[Path | None, typer.Option(help="Folder for predictor.npz, fit.json and the diagram.")] = None,
-    embedding: Annotated[str, typer.Option(help="ngrams, minilm or minilm=FOLDER.")] = "ngrams",
+    embedding: Annotated[str, typer.Option(help="ngrams, minilm, clip; minilm=FOLDER.")] = "ngrams",
     tolerance: Tolerance = 0.05,
     as_json: output.Json = False,
 ) -> None:

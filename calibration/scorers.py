@@ -51,7 +51,7 @@ def pil(images: Images) -> list[Any]:
     return [Image.fromarray(np.asarray(np.round(image * 255.0), dtype=np.uint8)) for image in images]
 
 
-def _load_clip(where: str) -> tuple[Any, Any]:
+def load_clip(where: str) -> tuple[Any, Any]:
     """(model, processor) of a CLIP whose ``get_*_features`` return tensors, whatever the transformers version."""
     need_torch()
     import transformers
@@ -93,7 +93,7 @@ class ClipScorer:
         from torchmetrics.multimodal import CLIPScore
 
         self.origin, self._device = f"torchmetrics CLIPScore with {origin}", device
-        self._metric = CLIPScore(model_name_or_path=lambda: _load_clip(where)).to(device)
+        self._metric = CLIPScore(model_name_or_path=lambda: load_clip(where)).to(device)
 
     def score(self, images: Images, texts: Sequence[str]) -> Floats:
         torch = need_torch()

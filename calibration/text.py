@@ -1,4 +1,4 @@
-"""Sentence embeddings: hashed word n-grams, which need nothing, or a MiniLM, which needs weights.
+"""Sentence embeddings: hashed word n-grams, which need nothing, or a network, which needs weights.
 
 Similar prompts are found with them (approximate caching), and quality is predicted from them.
 
@@ -9,7 +9,7 @@ True
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,32 +18,48 @@ import numpy.typing as npt
 import pandas as pd
 
 from argus_sim.errors import InputError
+from calibration.zoo import SHAPES
 
 Floats = npt.NDArray[np.float64]
 
-EMBEDDINGS: Final = "ngrams, minilm, minilm=FOLDER"
+EMBEDDINGS: Final = "ngrams, minilm, minilm=FOLDER, clip, clip=FOLDER"
 MINILM: Final = "sentence-transformers/all-MiniLM-L6-v2"
 _HASHED: Final = 1 << 12
 
 
-def embed(texts: Sequence[str], how: str, *, device: str = "cpu") -> Floats:
-    """float64[N, D]: one row of length 1 per text (0 for an empty one).
+Embedder = Callable[[Sequence[str]], Floats]
+
+
+def embedder(how: str, *, device: str = "cpu") -> Embedder:
+    """Texts -> float64[N, D]: one row of length 1 per text (0 for an empty one).
 
     Args:
-        texts: The sentences.
-        how: ``ngrams``: hashed words and word pairs; ``minilm``: all-MiniLM-L6-v2 from the hub or its cache, or
-            from a folder of that format given as ``minilm=FOLDER``.
-        device: Where a MiniLM runs.
+        how: ``ngrams``: hashed words and word pairs; ``minilm``: all-MiniLM-L6-v2 from the hub or its cache;
+            ``clip``: the text tower of the CLIP that scores the shapes zoo. The latter two from a folder of that
+            format where one is given: ``minilm=FOLDER``.
+        device: Where a network runs.
+
+    Raises:
+        InputError: There is no such embedding, or its weights cannot be loaded.
     """
-    kind, _, folder = how.partition("=")
+    kind, equals, folder = how.partition("=")
     if how == "ngrams":
         from sklearn.feature_extraction.text import HashingVectorizer
 
         hashing = HashingVectorizer(n_features=_HASHED, ngram_range=(1, 2), alternate_sign=False, norm="l2")
-        return np.asarray(hashing.transform(texts).toarray(), dtype=np.float64)
-    if kind != "minilm":
+        return lambda texts: np.asarray(hashing.transform(texts).toarray(), dtype=np.float64)
+    if kind not in ("minilm", "clip") or (equals and not folder):
         raise InputError(f"no sentence embedding {how!r}. Allowed: {EMBEDDINGS}.", where="--embedding")
-    return _minilm(texts, folder or _packaged_minilm() or MINILM, device)
+    if folder and not Path(folder).is_dir():
+        raise _no_network(kind, folder, FileNotFoundError("there is no such folder"))
+    if kind == "clip":
+        return _clip(folder or str(SHAPES / "shapes-clip"), device)
+    return _minilm(folder or _packaged_minilm() or MINILM, device)
+
+
+def embed(texts: Sequence[str], how: str, *, device: str = "cpu") -> Floats:
+    """The texts' rows by :func:`embedder`."""
+    return embedder(how, device=device)(texts)
 
 
 def _packaged_minilm() -> str | None:
@@ -56,7 +72,7 @@ def _packaged_minilm() -> str | None:
     return str(min(found, key=lambda folder: len(str(folder)))) if found else None
 
 
-def _minilm(texts: Sequence[str], where: str, device: str) -> Floats:
+def _minilm(where: str, device: str) -> Embedder:
     from calibration.pipelines import need_torch
 
     torch = need_torch()
@@ -66,26 +82,51 @@ def _minilm(texts: Sequence[str], where: str, device: str) -> Floats:
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(where)
         model: Any = transformers.AutoModel.from_pretrained(where).to(device).eval()
     except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"no MiniLM at {where!r} ({first}); give a folder as minilm=FOLDER, or use ngrams",
-            where="--embedding",
-        ) from None
-    rows = []
+        raise _no_network("minilm", where, error) from None
+
+    def rows(texts: Sequence[str]) -> Any:
+        batch = tokenizer(texts, padding=True, truncation=True, max_length=256, return_tensors="pt").to(device)
+        tokens = model(**batch).last_hidden_state
+        mask = batch["attention_mask"].unsqueeze(-1).to(tokens.dtype)
+        return (tokens * mask).sum(1) / mask.sum(1).clamp_min(1e-9)
+
+    return lambda texts: _in_batches(torch, rows, texts)
+
+
+def _clip(where: str, device: str) -> Embedder:
+    from calibration.pipelines import need_torch
+    from calibration.scorers import load_clip
+
+    torch = need_torch()
+    try:
+        model, processor = load_clip(where)
+    except InputError as error:
+        raise _no_network("clip", where, error) from None
+    model = model.to(device)
+    longest = int(model.config.text_config.max_position_embeddings)
+
+    def rows(texts: Sequence[str]) -> Any:
+        batch = processor(text=texts, padding=True, truncation=True, max_length=longest, return_tensors="pt")
+        return model.get_text_features(**batch.to(device))
+
+    return lambda texts: _in_batches(torch, rows, texts)
+
+
+def _no_network(kind: str, where: str, error: Exception) -> InputError:
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return InputError(
+        f"no {kind} at {where!r} ({first}); give a folder as {kind}=FOLDER, or use ngrams",
+        where="--embedding",
+    )
+
+
+def _in_batches(torch: Any, rows: Callable[[Sequence[str]], Any], texts: Sequence[str]) -> Floats:
+    out = []
     with torch.inference_mode():
         for start in range(0, len(texts), 64):
-            batch = tokenizer(
-                list(texts[start : start + 64]),
-                padding=True,
-                truncation=True,
-                max_length=256,
-                return_tensors="pt",
-            ).to(device)
-            tokens = model(**batch).last_hidden_state
-            mask = batch["attention_mask"].unsqueeze(-1).to(tokens.dtype)
-            pooled = (tokens * mask).sum(1) / mask.sum(1).clamp_min(1e-9)
-            rows.append(torch.nn.functional.normalize(pooled, dim=-1).double().cpu().numpy())
-    return np.concatenate(rows)
+            some = rows(list(texts[start : start + 64]))
+            out.append(torch.nn.functional.normalize(some, dim=-1).double().cpu().numpy())
+    return np.concatenate(out)
 
 
 def cosine(rows: Floats) -> Floats:

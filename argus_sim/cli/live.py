@@ -6,12 +6,12 @@ import contextlib
 import logging
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from argus_sim.cli import output
-from argus_sim.errors import InputError
+from argus_sim.errors import InputError, did_you_mean
 
 app = typer.Typer()
 
@@ -20,6 +20,7 @@ app = typer.Typer()
     epilog=output.examples(
         "argus-sim serve fig7 --policy argus --workers emulated",
         "argus-sim serve fig7 --policy argus --speed 60 --port 0",
+        "argus-sim serve shapes --policy argus --workers diffusers --zoo shapes --set cluster.workers=2",
     )
 )
 def serve(
@@ -35,8 +36,36 @@ def serve(
         str | None, typer.Option(metavar="LABEL", help="Which of its policies; needed where it has several.")
     ] = None,
     workers: Annotated[
-        str, typer.Option(metavar="KIND", help="emulated: workers that take the time the profile says.")
+        str,
+        typer.Option(
+            metavar="KIND",
+            help="emulated: workers that take the time the profile says; diffusers: a process each that runs "
+            "the zoo's pipelines.",
+        ),
     ] = "emulated",
+    zoo: Annotated[
+        str | None, typer.Option(metavar="ZOO", help="The zoo that the profile was calibrated on: sd, shapes.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A folder of weights per model, for a zoo without its own.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, or cuda: a GPU for each worker, by number. By default cpu.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of each worker on a CPU; one by default.")] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Keep latents here, for the next time too. By default they are forgotten."
+        ),
+    ] = None,
+    cache_bytes: Annotated[
+        int | None, typer.Option(min=0, metavar="BYTES", help="The most that latents take; 1 GiB by default.")
+    ] = None,
+    embedding: Annotated[
+        str | None,
+        typer.Option(help="Of prompts in the cache: ngrams, minilm, clip. By default the profile's own."),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; loopback by default.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any that is free.")] = 8000,
     speed: Annotated[float, typer.Option(help="Seconds that pass on emulated workers in one second.")] = 1.0,
@@ -67,8 +96,19 @@ def serve(
     from argus_sim.experiment import Experiment
     from argus_sim.simulate import Scene
 
-    if workers != "emulated":
-        raise InputError(f"no kind of workers {workers!r}. Allowed: emulated.", where="--workers")
+    if workers not in ("emulated", "diffusers"):
+        kinds = ("emulated", "diffusers")
+        raise InputError(f"no kind of workers {workers!r}{did_you_mean(workers, kinds)}", where="--workers")
+    for_pipelines = {
+        "zoo": zoo, "weights": weights, "device": device, "threads": threads, "cache": cache,
+        "cache_bytes": cache_bytes, "embedding": embedding,
+    }  # fmt: skip
+    given: dict[str, Any] = {name: value for name, value in for_pipelines.items() if value is not None}
+    if workers == "emulated" and given:
+        option = "--" + next(iter(given)).replace("_", "-")
+        raise InputError("is for --workers diffusers: emulated ones run no pipelines", where=option)
+    if workers == "diffusers" and zoo is None:
+        raise InputError("diffusers workers need it: the zoo that the profile was calibrated on", where="--zoo")
     try:
         from argus_sim import serve as live
         from argus_sim.live.server import ServerConfig
@@ -83,7 +123,11 @@ def serve(
     chosen = live.choose_policy(scene, policy)
     key = os.environ.get("ARGUS_API_KEY") or None
     config = live.LiveConfig(
-        ServerConfig(host, port, key), speed, hold, scene.experiment.seed if seed is None else seed
+        ServerConfig(host, port, key),
+        speed,
+        hold,
+        scene.experiment.seed if seed is None else seed,
+        live.PipelinesConfig(**given) if given else None,
     )
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())

@@ -16,6 +16,7 @@ from argus_sim.live.executor import Rejected, Served
 MAX_PROMPT = 32_000
 MAX_BODY_BYTES = 256 * 1024
 MAX_IMAGES = 10
+MAX_SEED = 2**62
 
 
 class ApiError(Exception):
@@ -39,7 +40,11 @@ class ApiError(Exception):
 
 
 class ImagesRequest(BaseModel):
-    """Fields that this server knows; others that the API has are ignored, as clients send them by default."""
+    """Fields that this server knows; others that the API has are ignored, as clients send them by default.
+
+    ``seed`` is not the API's: the same prompt with the same seed gives the same noise. The second of `n` images
+    has the next one.
+    """
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -48,6 +53,7 @@ class ImagesRequest(BaseModel):
     size: str | None = None
     response_format: Literal["url", "b64_json"] | None = None
     user: Annotated[str, Field(max_length=512)] | None = None
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
 
 
 def parse(body: bytes, size: str) -> ImagesRequest:

@@ -77,6 +77,9 @@ class EmulatedCache:
         hit = self._cache.answer(now, prompt)
         host.at(now + hit.latency_s, lambda at_s: host.cache_answered(at_s, row, hit))
 
+    def release(self, row: int) -> None:
+        pass
+
 
 def placeholder(level: int) -> bytes:
     """A grey PNG of 8 x 8 pixels, darker with the level: no image was made."""

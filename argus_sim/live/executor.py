@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
@@ -18,6 +18,7 @@ from typing import Any, Protocol, TextIO
 from argus_sim.core.commands import Command, LoadModel, LookUpCache, Reject, RunBatch, WakeUp
 from argus_sim.core.engine import Engine
 from argus_sim.domain import CacheHit
+from argus_sim.live.transcript import plain_commands, plain_hit
 from argus_sim.record import FaultRecord, LoadRecord
 
 
@@ -96,12 +97,18 @@ class Cache(Protocol):
 
     def look_up(self, host: Executor, now: float, row: int, prompt: int, text: str) -> None: ...
 
+    def release(self, row: int) -> None:
+        """The request is answered: what was found for it is no longer needed."""
+
 
 class EmptyCache:
     """Holds nothing: every look-up is a miss, at once."""
 
     def look_up(self, host: Executor, now: float, row: int, prompt: int, text: str) -> None:
         host.at(now, lambda at_s: host.cache_answered(at_s, row, CacheHit(float("nan"), 0, 0.0)))
+
+    def release(self, row: int) -> None:
+        pass
 
 
 class Listener:
@@ -156,17 +163,20 @@ class Executor:
         #: Set with the reason when the engine failed: nothing can be served any more.
         self.failure: asyncio.Future[BaseException] | None = None
         self._workers = workers
-        self._cache: Cache = cache or EmptyCache()
+        self._cache: Cache = EmptyCache() if cache is None else cache
         self._dispatch_s = dispatch_s
         self._listener = listener or Listener()
         self._transcript = transcript
         self._hold = hold
         self._seed = seed
-        self._open: dict[int, tuple[Job, asyncio.Future[Served]]] = {}
+        #: Rows until they are answered, and the clients that wait for them: some leave before.
+        self._jobs: dict[int, Job] = {}
+        self._open: dict[int, asyncio.Future[Served]] = {}
         self._due: list[tuple[float, int, Callable[[float], None]]] = []
         self._order = count()
         self._timer: asyncio.TimerHandle | None = None
         self._now_s = 0.0
+        self._has_stopped = False
         #: Per worker: the load under way, as an index into ``loads``.
         self._loading: dict[int, int] = {}
 
@@ -199,22 +209,23 @@ class Executor:
         """Answer what is still open with a refusal and end the workers."""
         if self._timer is not None:
             self._timer.cancel()
-        for row in list(self._open):
+        for row in list(self._jobs):
             self._answer(row, Rejected(why, lost=True))
+        self._has_stopped = True
         await self._workers.stop()
 
     async def drain(self, grace_s: float) -> None:
         """Wait until all that is open has been answered, but no longer than this (real seconds)."""
-        futures = [future for _, future in self._open.values()]
-        if futures:
-            await asyncio.wait(futures, timeout=grace_s)
+        if self._open:
+            await asyncio.wait(list(self._open.values()), timeout=grace_s)
 
-    def submit(self, prompt: int, text: str) -> asyncio.Future[Served]:
+    def submit(self, prompt: int, text: str, seed: int | None = None) -> asyncio.Future[Served]:
         """A request arrived now.
 
         Args:
             prompt: Its position in the profile, or that of its stand-in.
             text: What the image is to show.
+            seed: Of the image; by default one of its own.
 
         Returns:
             A future of the image; its exception is :class:`Rejected`.
@@ -227,7 +238,8 @@ class Executor:
         self._note({"admit": [now, now + self.slo_s, prompt]})
         future: asyncio.Future[Served] = asyncio.get_running_loop().create_future()
         future.add_done_callback(lambda _: self._open.pop(row, None))
-        self._open[row] = (Job(row, text, self._seed + row), future)
+        self._jobs[row] = Job(row, text, self._seed + row if seed is None else seed)
+        self._open[row] = future
         if self._dispatch_s:
             self.at(now + self._dispatch_s, lambda at_s: self._happen("arrive", at_s, row))
         else:
@@ -323,6 +335,8 @@ class Executor:
 
     def _happen(self, what: str, now: float, *details: Any) -> None:
         """Tell the engine, and carry out what it answers. An engine that fails ends the server."""
+        if self._has_stopped:
+            return
         try:
             self._carry_out(now, self._tell(what, now, *details))
         except Exception as error:
@@ -330,13 +344,13 @@ class Executor:
                 raise
             if not self.failure.done():
                 self.failure.set_result(error)
-            for row in list(self._open):
+            for row in list(self._jobs):
                 self._answer(row, Rejected("internal error", lost=True))
 
     def _tell(self, what: str, *details: Any) -> Sequence[Command]:
         commands: Sequence[Command] = getattr(self.engine, what)(*details)
         if self._transcript is not None:
-            plain = [_plain_hit(d) if isinstance(d, CacheHit) else d for d in details]
+            plain = [plain_hit(d) if isinstance(d, CacheHit) else d for d in details]
             self._note({what: plain, "commands": plain_commands(commands)})
         return commands
 
@@ -348,7 +362,7 @@ class Executor:
         for command in commands:
             match command:
                 case RunBatch():
-                    jobs = [self._job(row) for row in command.rows]
+                    jobs = [self._jobs[row] for row in command.rows]
                     self._workers.run(now, command.worker, command.variant, jobs)
                 case LoadModel(worker, model):
                     name = self.engine.catalog.models[model]
@@ -357,63 +371,24 @@ class Executor:
                     self._workers.load(now, worker, name)
                 case LookUpCache(row):
                     prompt = self.engine.requests.prompt[row]
-                    self._cache.look_up(self, now, row, prompt, self._job(row).prompt)
+                    self._cache.look_up(self, now, row, prompt, self._jobs[row].prompt)
                 case Reject(row, reason):
                     self._answer(row, Rejected(reason, lost=reason.startswith("lost")))
                 case WakeUp(at_s):
                     self.at(max(now, at_s), lambda at_s: self._happen("woken", at_s))
-
-    def _job(self, row: int) -> Job:
-        """A client that has gone leaves its row in the engine: its image is made, and nobody gets it."""
-        held = self._open.get(row)
-        return held[0] if held else Job(row, "", self._seed + row)
 
     def _answer(self, row: int, result: Served | Rejected) -> None:
         if isinstance(result, Served):
             self._listener.served(result)
         else:
             self._listener.rejected(result.reason, result.lost)
-        held = self._open.pop(row, None)
-        if held is None or held[1].done():
+        self._jobs.pop(row, None)
+        self._cache.release(row)
+        future = self._open.pop(row, None)
+        if future is None or future.done():  # the client left
             return
         if isinstance(result, Served):
-            held[1].set_result(result)
+            future.set_result(result)
         else:
-            held[1].set_exception(result)
-            held[1].exception()  # retrieved: a client that left will not ask for it
-
-
-# -- transcripts -------------------------------------------------------------------------------------------
-
-
-def plain_commands(commands: Sequence[Command]) -> list[list[Any]]:
-    """Commands as JSON has them."""
-    plain = []
-    for command in commands:
-        values = command.as_tuple() if isinstance(command, RunBatch) else tuple(command)
-        plain.append([type(command).__name__, *(list(v) if isinstance(v, tuple) else v for v in values)])
-    return plain
-
-
-def _plain_hit(hit: CacheHit) -> list[float]:
-    return [hit.similarity, hit.max_skipped_steps, hit.latency_s]
-
-
-def replay(lines: Iterable[str], engine: Engine) -> int:
-    """Feed a transcript to a fresh engine of the same policy and seed; returns how many happenings it had.
-
-    Raises:
-        ValueError: The engine answers otherwise than it did; names the line.
-    """
-    number = 0
-    for number, text in enumerate(lines, start=1):
-        line: dict[str, Any] = json.loads(text)
-        then = line.pop("commands", None)
-        ((what, details),) = line.items()
-        if what == "cache_answered":
-            similarity, steps, latency_s = details[2]
-            details = [*details[:2], CacheHit(similarity, int(steps), latency_s)]
-        answer = getattr(engine, what)(*details)
-        if then is not None and plain_commands(answer) != then:
-            raise ValueError(f"line {number}: {what} led to {then}, and now to {plain_commands(answer)}")
-    return number
+            future.set_exception(result)
+            future.exception()  # retrieved: a client that left will not ask for it

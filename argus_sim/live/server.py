@@ -119,7 +119,8 @@ class Service:
         if self.executor.waiting + number > self.config.max_open:
             raise api.rejection(Rejected("too many requests are waiting", lost=False), self._retry_after_s())
         prompt = self._prompt_of(wish.prompt)
-        futures = [self.executor.submit(prompt, wish.prompt) for _ in range(number)]
+        seeds = [None if wish.seed is None else wish.seed + i for i in range(number)]
+        futures = [self.executor.submit(prompt, wish.prompt, seed) for seed in seeds]
         results = await asyncio.gather(*futures, return_exceptions=True)
         done: list[Served] = []
         for result in results:
@@ -207,16 +208,12 @@ async def serve(service: Service, *, stop: asyncio.Event, on_ready: Callable[[st
     )  # fmt: skip
     server = _Server(listener)
     socket = await asyncio.to_thread(_bind, config.host, config.port)
-    try:
-        await executor.start()
-    except BaseException:
-        socket.close()
-        await executor.stop()
-        raise
+    stopped = asyncio.create_task(stop.wait())
+    if not await _start(executor, stopped, socket):
+        return
     running = asyncio.create_task(server.serve(sockets=[socket]))
     failure = executor.failure
     assert failure is not None
-    stopped = asyncio.create_task(stop.wait())
     try:
         while not server.started and not running.done():
             await asyncio.sleep(0.01)
@@ -237,6 +234,26 @@ async def serve(service: Service, *, stop: asyncio.Event, on_ready: Callable[[st
         socket.close()
     if failure.done():
         raise failure.result()
+
+
+async def _start(executor: Executor, stopped: asyncio.Task[Any], socket: Any) -> bool:
+    """Start it; False when it was stopped before it was ready. What was there is gone unless it started."""
+    starting = asyncio.create_task(executor.start())
+    try:
+        await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            return True
+    except BaseException:
+        stopped.cancel()
+        raise
+    finally:
+        if not starting.done() or starting.exception() is not None:
+            starting.cancel()
+            socket.close()
+            await executor.stop()
+    event("stopped before it was ready")
+    return False
 
 
 def _bind(host: str, port: int) -> Any:

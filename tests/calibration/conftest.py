@@ -24,8 +24,11 @@ def one_thread() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    bear_with_others(items, Path(__file__).parent)
+
+
+def bear_with_others(items: list[pytest.Item], here: Path) -> None:
     """What other packages do against their own dependencies' advice is not ours to fix."""
-    here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
             for package in ("diffusers", "transformers", "torch", "torchmetrics", "DeepCache", "tomesd"):

@@ -1,4 +1,4 @@
-"""A server of a small experiment with emulated workers, within the test's own process."""
+"""A server within the test's own process: of a small experiment with emulated workers, or of the shapes zoo."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from argus_sim.experiment import Experiment
+from argus_sim.live.processes import Patience
 from argus_sim.live.server import ServerConfig, Service, serve
-from argus_sim.serve import LiveConfig, build, choose_policy
+from argus_sim.serve import LiveConfig, PipelinesConfig, build, choose_policy
 from argus_sim.simulate import Scene
 from tests.make_experiment import content, write_experiment
 
@@ -21,6 +22,17 @@ def make_scene(folder: Path, policy: str = "static", **cluster: Any) -> Scene:
     return Scene.of(Experiment.load(write_experiment(folder, data)))
 
 
+#: Real pipelines on a CPU, for tests that kill them.
+SHAPES = PipelinesConfig("shapes", patience=Patience(beat_s=0.2, silent_beats=75, wait_s=0.1, longest_wait_s=1.0))
+
+
+def shapes_scene(policy: str, *settings: str) -> Scene:
+    """The shipped experiment on measured models, with one policy, two workers and all the time in the world."""
+    usual = (f"policies=[{policy}]", "cluster.workers=2", "slo.seconds=100", "drop=never")
+    path = Path(__file__).parents[2] / "experiments" / "shapes.yaml"
+    return Scene.of(Experiment.load(path, [*usual, *settings]))
+
+
 @asynccontextmanager
 async def running(
     scene: Scene,
@@ -28,10 +40,14 @@ async def running(
     speed: float = 1000.0,
     transcript: TextIO | None = None,
     stop: asyncio.Event | None = None,
+    pipelines: PipelinesConfig | None = None,
     **server: Any,
 ) -> AsyncIterator[tuple[str, Service]]:
     """The address and the service, while it runs; drained at the end."""
-    config = LiveConfig(ServerConfig(port=0, **server), speed, hold=True, seed=scene.experiment.seed)
+    listen = ServerConfig(port=0, **server)
+    config = LiveConfig(
+        listen, 1.0 if pipelines else speed, hold=True, seed=scene.experiment.seed, pipelines=pipelines
+    )
     service = build(scene, choose_policy(scene, None), config, transcript=transcript)
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     stop = stop or asyncio.Event()

@@ -1,0 +1,129 @@
+"""Workers that run real pipelines: a process each, with a GPU each where there are GPUs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from argus_sim.errors import InputError
+from argus_sim.live.cache import LatentCache
+from argus_sim.live.executor import Executor, Job
+from argus_sim.live.painter import Load, Loaded, Paint, Painted, Wish, prepare
+from argus_sim.live.processes import Patience, Supervised
+from argus_sim.live.zoo import LiveZoo
+
+
+class DiffusersWorkers:
+    """Processes that run the zoo's pipelines.
+
+    One that dies, hangs or runs out of memory is lost to the engine, which tries its batch once more elsewhere.
+    It is started again, and joins again as soon as it can.
+
+    Args:
+        zoo: What they run.
+        cache: The approximate cache, where there is one: stored latents come from and go to it.
+        patience: With the processes.
+    """
+
+    def __init__(self, zoo: LiveZoo, cache: LatentCache | None = None, patience: Patience | None = None) -> None:
+        self._zoo, self._cache = zoo, cache
+        self._patience = patience or Patience()
+        self._workers: list[_Worker] = []
+
+    async def start(self, host: Executor, models: Sequence[str]) -> None:
+        """Raises InputError when one of them cannot start."""
+        self._workers = [_Worker(self._zoo, i, host, self._cache, self._patience) for i in range(len(models))]
+        starts = [worker.start(model) for worker, model in zip(self._workers, models, strict=True)]
+        if self._cache is not None:
+            starts.append(self._cache.start(host))
+        tasks = [asyncio.create_task(start) for start in starts]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    def load(self, now: float, worker: int, model: str) -> None:
+        self._workers[worker].process.send(Load(model))
+
+    def run(self, now: float, worker: int, variant: int, jobs: Sequence[Job]) -> None:
+        recipe, cache = self._zoo.recipes[variant], self._cache
+        fills = cache is not None and recipe.model == self._zoo.cached_model and not recipe.approximation
+        wishes = []
+        for job in jobs:
+            start = keep = None
+            if cache is not None and recipe.skipped:
+                start = cache.held(job.row)
+            elif cache is not None and fills:
+                keep = cache.wanted(job.prompt)
+            wishes.append(Wish(job.prompt, job.seed, start, keep))
+        self._workers[worker].run(Paint(variant, tuple(wishes)))
+
+    async def stop(self) -> None:
+        stops = [worker.process.stop() for worker in self._workers]
+        if self._cache is not None:
+            stops.append(self._cache.stop())
+        await asyncio.gather(*stops)
+
+    @property
+    def pids(self) -> list[int | None]:
+        """Process ids, in the workers' order."""
+        return [worker.process.pid for worker in self._workers]
+
+
+class _Worker:
+    def __init__(
+        self, zoo: LiveZoo, index: int, host: Executor, cache: LatentCache | None, patience: Patience
+    ) -> None:
+        self._index, self._host, self._cache = index, host, cache
+        self._first_load: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._first_load.add_done_callback(lambda first: first.cancelled() or first.exception())
+        self._running: Paint | None = None
+        self.process = Supervised(f"worker {index}", prepare, (zoo, index), self, patience)
+
+    async def start(self, model: str) -> None:
+        """Bring it up, holding this model."""
+        await self.process.start()
+        self.process.send(Load(model))
+        await self._first_load
+
+    def run(self, batch: Paint) -> None:
+        self._running = batch
+        self.process.send(batch)
+
+    def on_message(self, message: Any) -> None:
+        host = self._host
+        match message:
+            case Loaded() if not self._first_load.done():
+                self._first_load.set_result(None)
+            case Loaded():
+                host.model_loaded(host.now(), self._index)
+            case Painted(images, kept, unreadable):
+                self.process.has_worked()
+                self._tell_cache(kept, unreadable)
+                host.batch_done(host.now(), self._index, images)
+
+    def on_up(self) -> None:
+        self._host.worker_joined(self._host.now(), self._index)
+
+    def on_down(self, why: str) -> None:
+        self._tell_cache((), ())
+        if not self._first_load.done():
+            self._first_load.set_exception(InputError(f"worker {self._index} cannot start: {why}"))
+            return
+        self._host.worker_lost(self._host.now(), self._index, why)
+
+    def _tell_cache(self, kept: Sequence[Path], unreadable: Sequence[Path]) -> None:
+        """The batch is over: these files were written, of those that were to be, and these could not be read."""
+        running, self._running = self._running, None
+        if running is None or self._cache is None:
+            return
+        for wish in running.wishes:
+            if wish.keep in kept:
+                self._cache.keep(wish.keep)
+            elif wish.keep is not None:
+                self._cache.give_up(wish.keep)
+        for file in unreadable:
+            self._cache.forget(file)

@@ -1,0 +1,80 @@
+"""Processes for tests: what they do at a message is in its first word. Imported in the process itself, too."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from argus_sim.errors import InputError
+
+
+def echo() -> Callable[[Any], Any]:
+    """Answers with what it was told, and does as it was told first."""
+
+    def handle(message: Any) -> Any:
+        match message:
+            case "raise":
+                raise ValueError("no such luck")
+            case "exit":
+                os._exit(7)
+            case "stop yourself":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            case ["sleep", seconds]:
+                time.sleep(seconds)
+            case "nothing":
+                return None
+        return message
+
+    return handle
+
+
+def refuse(why: str) -> Callable[[Any], Any]:
+    raise InputError(why, where="--device")
+
+
+def crash() -> Callable[[Any], Any]:
+    raise RuntimeError("CUDA error: no kernel image")
+
+
+def never() -> Callable[[Any], Any]:
+    time.sleep(3600)
+    raise AssertionError
+
+
+class Diary:
+    """Hears of a process."""
+
+    def __init__(self) -> None:
+        self.messages: list[Any] = []
+        self.downs: list[str] = []
+        self.ups = 0
+
+    def on_message(self, message: Any) -> None:
+        self.messages.append(message)
+
+    def on_down(self, why: str) -> None:
+        self.downs.append(why)
+
+    def on_up(self) -> None:
+        self.ups += 1
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, buried or not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+
+
+async def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
+    """Wait until something holds; fails after some seconds."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)

@@ -1,0 +1,168 @@
+"""Processes under supervision: what becomes of those that die, hang, or never get ready."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from argus_sim.errors import InputError
+from argus_sim.live.processes import Patience, Supervised
+from tests.live.make_processes import Diary, crash, echo, is_gone, never, refuse, until
+
+QUICK = Patience(beat_s=0.1, silent_beats=20, start_s=60.0, wait_s=0.01, longest_wait_s=0.1, stop_s=1.0)
+
+
+def play(test: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(test, 120))
+
+
+async def started(
+    prepare: Callable[..., Any] = echo, *args: Any, patience: Patience = QUICK
+) -> tuple[Any, Diary]:
+    diary = Diary()
+    process = Supervised("worker 3", prepare, args, diary, patience)
+    await process.start()
+    return process, diary
+
+
+def test_messages_of_any_size_are_answered_in_order() -> None:
+    async def test() -> None:
+        process, diary = await started()
+        messages = ["a", b"x" * 5_000_000, "nothing", "b"]
+        for message in messages:
+            process.send(message)
+        await until(lambda: len(diary.messages) == 3)
+        assert diary.messages == ["a", messages[1], "b"]
+        pid = process.pid
+        await process.stop()
+        assert is_gone(pid)
+        assert not diary.downs
+
+    play(test())
+
+
+@pytest.mark.parametrize(
+    ("message", "why"),
+    [
+        ("raise", "ValueError: no such luck"),
+        ("exit", "its process ended with status 7"),
+        ("stop yourself", "no heartbeat for"),
+    ],
+)
+def test_one_that_ends_is_started_again(message: str, why: str) -> None:
+    async def test() -> None:
+        process, diary = await started()
+        first = process.pid
+        process.send(message)
+        await until(lambda: diary.downs)
+        assert diary.downs[0].startswith(why)
+        assert not process.is_up
+        await until(lambda: diary.ups)
+        assert process.is_up
+        assert process.pid != first
+        assert is_gone(first)
+        process.send("again")
+        await until(lambda: "again" in diary.messages)
+        await process.stop()
+        assert (len(diary.downs), diary.ups) == (1, 1)
+
+    play(test())
+
+
+def test_one_that_is_killed_at_work_is_started_again_and_one_that_works_long_is_not() -> None:
+    async def test() -> None:
+        patience = Patience(beat_s=0.05, silent_beats=20, wait_s=0.01, longest_wait_s=0.1, stop_s=1.0)
+        process, diary = await started(patience=patience)
+        process.send(["sleep", 2.0])  # twice what silence would be allowed
+        await until(lambda: diary.messages)
+        assert not diary.downs
+        process.send(["sleep", 60.0])
+        os.kill(process.pid, signal.SIGKILL)
+        await until(lambda: diary.ups)
+        assert diary.downs == ["its process was ended by SIGKILL"]
+        await process.stop()
+
+    play(test())
+
+
+@pytest.mark.parametrize(
+    ("prepare", "args", "message"),
+    [
+        (refuse, ("no GPU 4",), "^--device: no GPU 4$"),
+        (crash, (), "^worker 3 cannot start: RuntimeError: CUDA error: no kernel image$"),
+        (never, (), "^worker 3 cannot start: not ready after 3 s$"),
+    ],
+)
+def test_one_that_never_gets_ready_says_why(
+    prepare: Callable[..., Any], args: tuple[Any, ...], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def test() -> None:
+        with pytest.raises(InputError, match=message):
+            await started(prepare, *args, patience=Patience(beat_s=0.1, start_s=3.0, stop_s=0.1))
+
+    play(test())
+    assert ("Traceback" in capfd.readouterr().err) == (prepare is crash)
+
+
+def test_signals_of_the_group_are_the_host_s_business() -> None:
+    """Ctrl-C and a service manager's SIGTERM reach every process; what is running is finished all the same."""
+
+    async def test() -> None:
+        process, diary = await started()
+        process.send(["sleep", 0.5])
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(process.pid, number)
+        await until(lambda: diary.messages)
+        assert not diary.downs
+        await process.stop()
+
+    play(test())
+
+
+HOST = """
+import asyncio
+from argus_sim.live.processes import Supervised
+from tests.live.make_processes import Diary, echo
+from tests.live.test_processes import QUICK
+
+async def main():
+    process = Supervised("worker 0", echo, (), Diary(), QUICK)
+    await process.start()
+    process.send(["sleep", 60.0])
+    print(process.pid, flush=True)
+    {then}
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("then", ["await asyncio.sleep(60)", "raise SystemExit", "import os; os._exit(1)"])
+def test_none_outlives_its_host(then: str, tmp_path: Path) -> None:
+    """However the host ends: killed, by an error, or at once."""
+    script = tmp_path / "host.py"
+    script.write_text(HOST.format(then=then))
+    root = str(Path(__file__).parents[2])
+    host = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": root}
+    )
+    try:
+        assert host.stdout is not None
+        pid = int(host.stdout.readline())
+    finally:
+        if "sleep" in then:
+            host.kill()
+        host.communicate(timeout=60)
+    deadline_s = time.monotonic() + 60
+    while not is_gone(pid) and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    assert is_gone(pid)
