@@ -13,8 +13,9 @@ import pytest
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    """Closed with its module: while it runs, no other test of the process can have an event loop of its own."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra: test)")
     found = next((path for name in NAMES if (path := shutil.which(name))), None)
     if found is None:
