@@ -121,9 +121,11 @@ class _Worker:
         if running is None or self._cache is None:
             return
         for wish in running.wishes:
+            if wish.keep is None:
+                continue
             if wish.keep in kept:
                 self._cache.keep(wish.keep)
-            elif wish.keep is not None:
+            else:
                 self._cache.give_up(wish.keep)
         for file in unreadable:
             self._cache.forget(file)
