@@ -315,7 +315,8 @@ def timeline(record: RunRecord, window_s: float = 60.0) -> pd.DataFrame:
     * ``relative_quality, quality_relative_to_base, slo_violation_ratio, latency_mean_s``: NaN where there is
       nothing to average;
     * ``utilisation``: the part of the cluster's time in the window that went into :func:`batches`;
-    * ``served:<variant>``: images finished by each variant of the profile; they sum to ``on_time + late``;
+    * ``served:<variant>``: images finished by each variant of the profile; they sum to ``on_time + late``, to
+      less where a live server does not say what made an image;
     * ``workers:<group>``: time-weighted number of workers that the plan in force gave to each group.
     """
     edges = _edges(record.duration_s, window_s)
@@ -338,9 +339,10 @@ def timeline(record: RunRecord, window_s: float = 60.0) -> pd.DataFrame:
     ran = batches(record)
     busy = _time_in_windows(ran["start_s"].to_numpy(), ran["finish_s"].to_numpy(), np.ones(len(ran)), edges)
     variants = len(record.variants)
-    served = np.bincount(
-        window[completed] * variants + record.variant[completed], minlength=count * variants
-    ).reshape(count, variants)
+    known = completed & (record.variant >= 0)
+    served = np.bincount(window[known] * variants + record.variant[known], minlength=count * variants).reshape(
+        count, variants
+    )
     return pd.DataFrame(
         {
             "window_start_s": edges[:-1],
@@ -356,7 +358,7 @@ def timeline(record: RunRecord, window_s: float = 60.0) -> pd.DataFrame:
             "quality_relative_to_base": mean(record.quality_relative_to_base, timely),
             "slo_violation_ratio": divide(arrived - on_time, arrived),
             "latency_mean_s": mean(record.finish_s - record.arrival_s, completed),
-            "utilisation": busy / (record.workers * lengths),
+            "utilisation": divide(busy, record.workers * lengths),
             **{f"served:{name}": served[:, i] for i, name in enumerate(record.variants)},
             **{f"workers:{group}": mean for group, mean in _workers_by_group(record, edges).items()},
         }

@@ -14,7 +14,7 @@ import math
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +33,7 @@ from argus_sim.conclude import conclude
 from argus_sim.errors import InputError
 from argus_sim.experiment import Experiment, PolicyConfig, TraceConfig
 from argus_sim.lockfile import LOCK, dump_lock, make_lock
+from argus_sim.record import RunRecord
 from argus_sim.report import write_atomically
 from argus_sim.results import Results
 from argus_sim.simulate import Scene, forget, hindsight, simulate
@@ -97,7 +98,7 @@ def run_experiment(
     scenes = {out / name: point for name, point in points.items()} or {out: scene}
     for each in scenes.values():
         rehearse(each)
-    _prepare(out, lock, resume)
+    prepare(out, lock, resume)
     for name, point in points.items():
         # A point is an experiment of its own: with its lock file all can be done to it that can be done to one.
         write_atomically(out / name / LOCK, dump_lock(make_lock(point)))
@@ -150,13 +151,10 @@ def rehearse(scene: Scene) -> None:
         scene.policy(policy, experiment.seed)
 
 
-def _prepare(out: Path, lock: dict[str, Any], resume: bool) -> None:
+def prepare(out: Path, lock: dict[str, Any], resume: bool) -> None:
     """Make the folder ready: empty but for the lock file, or as it is when resuming."""
     old = out / LOCK
-    if out.exists() and not out.is_dir():
-        raise InputError("is not a folder", where=str(out))
-    if out.exists() and not old.exists() and any(out.iterdir()):
-        raise InputError("is not empty and not an experiment's results; choose another --out", where=str(out))
+    check_out(out)
     if resume and old.exists():
         was = yaml.safe_load(old.read_text("utf-8"))
         if was != lock:
@@ -171,6 +169,14 @@ def _prepare(out: Path, lock: dict[str, Any], resume: bool) -> None:
         shutil.rmtree(out)
     out.mkdir(parents=True)
     write_atomically(old, dump_lock(lock))
+
+
+def check_out(out: Path) -> None:
+    """Results may go to an empty folder, and in the place of other results; :class:`InputError` for any other."""
+    if out.exists() and not out.is_dir():
+        raise InputError("is not a folder", where=str(out))
+    if out.exists() and not (out / LOCK).exists() and any(out.iterdir()):
+        raise InputError("is not empty and not an experiment's results; choose another --out", where=str(out))
 
 
 # -- the runs ----------------------------------------------------------------------------------------------
@@ -227,7 +233,7 @@ def _end_at_interrupt() -> None:
 
 
 def run_one(experiment: Experiment, run: Run, out: Path) -> dict[str, Any]:
-    """Simulate one run and write its folder: whole, or not at all. Returns its summary."""
+    """Simulate one run and write its folder; returns its summary."""
     scene = _scene(experiment)
     trace, bound = _stage(experiment, run.trace, run.seed)
     try:
@@ -235,6 +241,24 @@ def run_one(experiment: Experiment, run: Run, out: Path) -> dict[str, Any]:
     except InputError as error:
         where = f"{run.policy.label} on {run.trace.name}, seed {run.seed}"
         raise InputError(str(error), where=where) from None
+    return write_run(record, run, out, window_s=experiment.window_s, bound=bound)
+
+
+def write_run(
+    record: RunRecord,
+    run: Run,
+    out: Path,
+    *,
+    window_s: float,
+    bound: float = 0.0,
+    tables: Mapping[str, pd.DataFrame] | None = None,
+) -> dict[str, Any]:
+    """Write a run's folder: whole, or not at all. Returns its summary.
+
+    Args:
+        bound: The quality yield that no policy can exceed; 0 where it was not computed.
+        tables: More of them, by the name of their Parquet file.
+    """
     summary: dict[str, Any] = {
         "policy": run.policy.label,
         "trace": run.trace.name,
@@ -249,9 +273,11 @@ def run_one(experiment: Experiment, run: Run, out: Path) -> dict[str, Any]:
     partial.mkdir(parents=True)
     _write_parquet(record.frame(), partial / "outcomes.parquet")
     _write_parquet(record.attempts_frame(), partial / "attempts.parquet")
-    _write_parquet(metrics.timeline(record, experiment.window_s), partial / "timeline.parquet")
-    (partial / "events.json").write_text(json.dumps(_no_nan(record.events())) + "\n", "utf-8")
-    (partial / "summary.json").write_text(json.dumps(_no_nan(summary), indent=1) + "\n", "utf-8")
+    _write_parquet(metrics.timeline(record, window_s), partial / "timeline.parquet")
+    for name, table in (tables or {}).items():
+        _write_parquet(table, partial / f"{name}.parquet")
+    (partial / "events.json").write_text(json.dumps(no_nan(record.events())) + "\n", "utf-8")
+    (partial / "summary.json").write_text(json.dumps(no_nan(summary), indent=1) + "\n", "utf-8")
     if folder.exists():
         shutil.rmtree(folder)
     os.replace(partial, folder)
@@ -295,12 +321,12 @@ def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
     frame.to_parquet(path, engine="pyarrow", index=False, compression="zstd")
 
 
-def _no_nan(value: Any) -> Any:
+def no_nan(value: Any) -> Any:
     """JSON has no NaN: undefined is null."""
     if isinstance(value, dict):
-        return {key: _no_nan(item) for key, item in value.items()}
+        return {key: no_nan(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_no_nan(item) for item in value]
+        return [no_nan(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
 

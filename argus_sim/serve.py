@@ -21,8 +21,9 @@ from argus_sim.core.requests import Requests
 from argus_sim.errors import InputError, did_you_mean
 from argus_sim.experiment import PolicyConfig
 from argus_sim.live.cache import CacheSettings, LatentCache
+from argus_sim.live.clock import Clock
 from argus_sim.live.emulation import EmulatedCache, EmulatedWorkers
-from argus_sim.live.executor import Cache, Clock, Executor, Workers
+from argus_sim.live.executor import Cache, Executor, Workers
 from argus_sim.live.processes import Patience
 from argus_sim.live.server import ServerConfig, Service, serve
 from argus_sim.live.telemetry import Telemetry
@@ -70,6 +71,8 @@ class LiveConfig:
         hold: Time begins with the first request.
         seed: Of the run: the same luck as the simulated run of this seed.
         pipelines: What real workers run; None for emulated ones.
+        due_times: Requests arrive when their header ``x-argus-due-s`` says; the clock runs this many real seconds
+            late, so that they are here by then. For emulated workers; implies ``hold``.
     """
 
     server: ServerConfig = field(default_factory=ServerConfig)
@@ -77,6 +80,7 @@ class LiveConfig:
     hold: bool = False
     seed: int = 1
     pipelines: PipelinesConfig | None = None
+    due_times: float | None = None
 
 
 def choose_policy(scene: Scene, label: str | None) -> PolicyConfig:
@@ -115,6 +119,8 @@ def build(scene: Scene, policy: PolicyConfig, config: LiveConfig, *, transcript:
         )
     if not 0 < config.speed < float("inf"):
         raise InputError(f"must be above 0, found {config.speed}", where="--speed")
+    if config.due_times is not None and not 0 < config.due_times <= 60:
+        raise InputError(f"must be above 0 s and at most 60 s, found {config.due_times}", where="--due-times")
 
     engine = fresh_engine(scene, policy, config.seed)
     telemetry = Telemetry(profile.variants)
@@ -123,22 +129,22 @@ def build(scene: Scene, policy: PolicyConfig, config: LiveConfig, *, transcript:
     executor = Executor(
         engine,
         workers,
-        Clock(config.speed),
+        Clock(config.speed, config.due_times or 0.0),
         slo_s=scene.slo_s,
         cache=cache,
         dispatch_s=experiment.cluster.dispatch_s if config.pipelines is None else 0.0,
         listener=telemetry,
         transcript=transcript,
-        hold=config.hold,
+        hold=config.hold or config.due_times is not None,
         seed=config.seed,
     )
     width, height = profile.manifest.resolution
     listen = config.server
     server = ServerConfig(
         listen.host, listen.port, listen.api_key, f"{width}x{height}", experiment.name, listen.max_open,
-        listen.grace_s,
+        listen.grace_s, config.due_times is not None,
     )  # fmt: skip
-    return Service(executor, server, _positions(scene, engine), telemetry)
+    return Service(executor, server, _positions(scene, engine), telemetry, _quality(profile))
 
 
 def _emulated(scene: Scene, config: LiveConfig) -> tuple[Workers, Cache | None]:
@@ -158,6 +164,8 @@ def _real(scene: Scene, config: LiveConfig) -> tuple[Workers, Cache | None]:
     assert wanted is not None
     if config.speed != 1.0:
         raise InputError("real workers take the time they take", where="--speed")
+    if config.due_times is not None:
+        raise InputError("real workers cannot run late", where="--due-times")
     if scene.kinds:
         raise InputError(
             "diffusers workers are all of one kind; this cluster has several",
@@ -223,6 +231,12 @@ def _positions(scene: Scene, engine: Engine) -> Callable[[str], int]:
         return stand_in(text) if index is None else index
 
     return position
+
+
+def _quality(profile: Profile) -> Callable[[int, str], float]:
+    table = profile.relative_quality()
+    column = {v.name: index for index, v in enumerate(profile.variants)}
+    return lambda prompt, variant: float(table[prompt, column[variant]])
 
 
 async def run(service: Service, *, on_ready: Callable[[str], None], stop: asyncio.Event | None = None) -> None:

@@ -41,7 +41,8 @@ def policy_charts(drawing: Drawing, story: TraceStory, policy: PolicyStory, grou
         "name": policy.name,
         "number": number,
         "mix": _mix(drawing, story, policy, group, colours),
-        "placement": _placement(drawing, story, policy, group, colours),
+        # A live server may not say which worker made an image.
+        "placement": _placement(drawing, story, policy, group, colours) if len(policy.doing) else None,
         "ladder": [(name, colours[i], f"{100 * share[name] / total:.1f} %") for i, name in enumerate(policy.mix)],
         "plans": len(plans),
         "gap": _gap(plans),

@@ -72,6 +72,14 @@ def serve(
     hold: Annotated[
         bool, typer.Option("--hold", help="Let time begin with the first request, as in a trace.")
     ] = False,
+    due_times: Annotated[
+        float | None,
+        typer.Option(
+            metavar="S",
+            help="Emulated workers only: requests arrive when their header x-argus-due-s says; time runs these "
+            "real seconds late, to have them here by then. Implies --hold.",
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="By default the experiment's.")] = None,
     settings: Annotated[
         list[str] | None,
@@ -128,6 +136,7 @@ def serve(
         hold,
         scene.experiment.seed if seed is None else seed,
         live.PipelinesConfig(**given) if given else None,
+        due_times=due_times,
     )
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())

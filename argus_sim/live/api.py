@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import secrets
 from collections import OrderedDict
 from typing import Annotated, Any, Literal
@@ -78,6 +79,20 @@ def parse(body: bytes, size: str) -> ImagesRequest:
         message = f"size: {request.size!r} is not supported; allowed are 'auto' and {size!r}"
         raise ApiError(400, message, param="size", code="invalid_value")
     return request
+
+
+def due_s(header: str | None) -> float | None:
+    """The time at which a client says that its request was due; :class:`ApiError` (400) where that is none."""
+    if header is None:
+        return None
+    try:
+        value = float(header)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        message = f"x-argus-due-s: {header[:40]!r} is no time in seconds"
+        raise ApiError(400, message, param="x-argus-due-s", code="invalid_value")
+    return value
 
 
 def rejection(rejected: Rejected, retry_after_s: int) -> ApiError:

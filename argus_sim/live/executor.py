@@ -18,33 +18,9 @@ from typing import Any, Protocol, TextIO
 from argus_sim.core.commands import Command, LoadModel, LookUpCache, Reject, RunBatch, WakeUp
 from argus_sim.core.engine import Engine
 from argus_sim.domain import CacheHit
+from argus_sim.live.clock import Clock
 from argus_sim.live.transcript import plain_commands, plain_hit
 from argus_sim.record import FaultRecord, LoadRecord
-
-
-class Clock:
-    """Seconds since the start, on a monotonic clock, ``speed`` times as fast as real ones.
-
-    A held clock stands at 0 until :meth:`release`: so that time begins with the first request, as in a trace.
-    """
-
-    def __init__(self, speed: float = 1.0) -> None:
-        self.speed = speed
-        self.held = True
-        self._zero_s = 0.0
-
-    def release(self) -> None:
-        """Let time begin."""
-        if self.held:
-            self.held = False
-            self._zero_s = asyncio.get_running_loop().time()
-
-    def now(self) -> float:
-        return 0.0 if self.held else (asyncio.get_running_loop().time() - self._zero_s) * self.speed
-
-    def loop_time_s(self, at_s: float) -> float:
-        """The event loop's time at a time of ours."""
-        return self._zero_s + at_s / self.speed
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +148,8 @@ class Executor:
         #: Rows until they are answered, and the clients that wait for them: some leave before.
         self._jobs: dict[int, Job] = {}
         self._open: dict[int, asyncio.Future[Served]] = {}
+        #: Of requests that are here before they are due.
+        self._early: set[asyncio.Future[Served]] = set()
         self._due: list[tuple[float, int, Callable[[float], None]]] = []
         self._order = count()
         self._timer: asyncio.TimerHandle | None = None
@@ -188,7 +166,7 @@ class Executor:
     @property
     def waiting(self) -> int:
         """Requests that have not been answered."""
-        return len(self._open)
+        return len(self._open) + len(self._early)
 
     async def start(self) -> None:
         """Bring the workers up with the models of the policy's first plan; then time begins."""
@@ -211,32 +189,51 @@ class Executor:
             self._timer.cancel()
         for row in list(self._jobs):
             self._answer(row, Rejected(why, lost=True))
+        for future in self._early:
+            _refuse(future, Rejected(why, lost=True))
         self._has_stopped = True
         await self._workers.stop()
 
     async def drain(self, grace_s: float) -> None:
         """Wait until all that is open has been answered, but no longer than this (real seconds)."""
-        if self._open:
-            await asyncio.wait(list(self._open.values()), timeout=grace_s)
+        futures = [*self._open.values(), *self._early]
+        if futures:
+            await asyncio.wait(futures, timeout=grace_s)
 
-    def submit(self, prompt: int, text: str, seed: int | None = None) -> asyncio.Future[Served]:
+    def submit(
+        self, prompt: int, text: str, seed: int | None = None, *, due_s: float | None = None
+    ) -> asyncio.Future[Served]:
         """A request arrived now.
 
         Args:
             prompt: Its position in the profile, or that of its stand-in.
             text: What the image is to show.
             seed: Of the image; by default one of its own.
+            due_s: It arrives at this time of the clock instead, if that is still to come.
 
         Returns:
             A future of the image; its exception is :class:`Rejected`.
         """
         if self.clock.held:
-            self.clock.release()
+            self.clock.release(due_s or 0.0)
             self._arm()
         now = self._advance()
+        future: asyncio.Future[Served] = asyncio.get_running_loop().create_future()
+        if due_s is None or due_s <= now:
+            self._admit(now, prompt, text, seed, future)
+        else:
+            self._early.add(future)
+            self.at(due_s, lambda at_s: self._admit(at_s, prompt, text, seed, future))
+        return future
+
+    def _admit(
+        self, now: float, prompt: int, text: str, seed: int | None, future: asyncio.Future[Served]
+    ) -> None:
+        self._early.discard(future)
+        if future.done():  # the client left before its time had come
+            return
         row = self.engine.admit(now, now + self.slo_s, prompt)
         self._note({"admit": [now, now + self.slo_s, prompt]})
-        future: asyncio.Future[Served] = asyncio.get_running_loop().create_future()
         future.add_done_callback(lambda _: self._open.pop(row, None))
         self._jobs[row] = Job(row, text, self._seed + row if seed is None else seed)
         self._open[row] = future
@@ -244,7 +241,6 @@ class Executor:
             self.at(now + self._dispatch_s, lambda at_s: self._happen("arrive", at_s, row))
         else:
             self._happen("arrive", now, row)
-        return future
 
     # -- what workers and the cache report ------------------------------------------------------------------
 
@@ -390,5 +386,10 @@ class Executor:
         if isinstance(result, Served):
             future.set_result(result)
         else:
-            future.set_exception(result)
-            future.exception()  # retrieved: a client that left will not ask for it
+            _refuse(future, result)
+
+
+def _refuse(future: asyncio.Future[Served], why: Rejected) -> None:
+    if not future.done():
+        future.set_exception(why)
+        future.exception()  # retrieved: a client that left will not ask for it

@@ -18,10 +18,13 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.routing import Route
 
 from argus_sim.live import api
 from argus_sim.live.executor import Executor, Rejected, Served
 from argus_sim.live.telemetry import Telemetry, event
+
+_Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ class ServerConfig:
         name: What ``/v1/models`` calls the service.
         max_open: More unanswered images than this are refused before the engine hears of them.
         grace_s: How long to wait, at the end, for what is open (real seconds).
+        due_times: Take the time of arrival from the header ``x-argus-due-s`` where there is one.
     """
 
     host: str = "127.0.0.1"
@@ -44,6 +48,7 @@ class ServerConfig:
     name: str = "argus-sim"
     max_open: int = 10_000
     grace_s: float = 30.0
+    due_times: bool = False
 
 
 class Service:
@@ -53,28 +58,57 @@ class Service:
         executor: Makes the images.
         prompt_of: The position of a text in the profile, or of its stand-in.
         telemetry: Counts.
+        quality_of: The relative quality of a prompt (its position) at a variant (its name).
     """
 
     def __init__(
-        self, executor: Executor, config: ServerConfig, prompt_of: Callable[[str], int], telemetry: Telemetry
+        self,
+        executor: Executor,
+        config: ServerConfig,
+        prompt_of: Callable[[str], int],
+        telemetry: Telemetry,
+        quality_of: Callable[[int, str], float] | None = None,
     ) -> None:
         self.executor, self.config, self.telemetry = executor, config, telemetry
         self.ready = False
         self._prompt_of = prompt_of
+        self._quality_of = quality_of
         self._store = api.ImageStore()
 
     def app(self) -> FastAPI:
-        app = FastAPI(title="argus-sim", docs_url=None, redoc_url=None, openapi_url=None)
-        app.add_api_route("/v1/images/generations", self.generate, methods=["POST"])
-        app.add_api_route("/v1/models", self.models, methods=["GET"])
-        app.add_api_route("/images/{name}", self.image, methods=["GET"])
-        app.add_api_route("/healthz", self.healthz, methods=["GET"])
-        app.add_api_route("/readyz", self.readyz, methods=["GET"])
-        app.add_api_route("/metrics", self.metrics, methods=["GET"])
-        app.middleware("http")(self._with_id)
-        return app
+        routes = [
+            ("POST", "/v1/images/generations", self.generate),
+            ("GET", "/v1/models", self.models),
+            ("GET", "/images/{name}", self.image),
+            ("GET", "/healthz", self.healthz),
+            ("GET", "/readyz", self.readyz),
+            ("GET", "/metrics", self.metrics),
+        ]
+        # Plain routes and no middleware: those of the framework would take as long as all else together.
+        return FastAPI(
+            docs_url=None,
+            redoc_url=None,
+            openapi_url=None,
+            routes=[Route(path, self._answering(call), methods=[method]) for method, path, call in routes],
+            exception_handlers=dict.fromkeys((404, 405), self._no_such),
+        )
 
-    async def _with_id(self, request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
+    def _answering(self, call: _Endpoint) -> _Endpoint:
+        async def endpoint(request: Request) -> Response:
+            return await self._with_id(request, call)
+
+        return endpoint
+
+    async def _no_such(self, request: Request, error: Exception) -> Response:
+        async def say(request: Request) -> Response:
+            status = getattr(error, "status_code", 404)
+            if request.url.path.startswith("/v1/"):
+                raise api.ApiError(status, "There is no such endpoint.", code="not_found")
+            return PlainTextResponse("there is no such page\n", status)
+
+        return await self._with_id(request, say)
+
+    async def _with_id(self, request: Request, call: _Endpoint) -> Response:
         """A request id on every answer, every answer in the log, and errors in the API's format."""
         given = request.headers.get("x-request-id", "")
         request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{1,128}", given) else uuid.uuid4().hex
@@ -82,8 +116,6 @@ class Service:
         try:
             self._check_key(request)
             response = await call(request)
-            if response.status_code in (404, 405) and request.url.path.startswith("/v1/"):
-                raise api.ApiError(response.status_code, "There is no such endpoint.", code="not_found")
         except api.ApiError as error:
             response = JSONResponse(error.body, error.status, headers=error.headers)
         except Exception:
@@ -106,12 +138,6 @@ class Service:
             raise api.ApiError(401, "The API key is missing or wrong.", code="invalid_api_key")
 
     async def generate(self, request: Request) -> Response:
-        try:
-            return await self._generate(request)
-        except api.ApiError as error:
-            return JSONResponse(error.body, error.status, headers=error.headers)
-
-    async def _generate(self, request: Request) -> Response:
         wish = api.parse(await _body(request), self.config.size)
         number = wish.n or 1
         if not self.ready:
@@ -119,8 +145,9 @@ class Service:
         if self.executor.waiting + number > self.config.max_open:
             raise api.rejection(Rejected("too many requests are waiting", lost=False), self._retry_after_s())
         prompt = self._prompt_of(wish.prompt)
+        due_s = api.due_s(request.headers.get("x-argus-due-s")) if self.config.due_times else None
         seeds = [None if wish.seed is None else wish.seed + i for i in range(number)]
-        futures = [self.executor.submit(prompt, wish.prompt, seed) for seed in seeds]
+        futures = [self.executor.submit(prompt, wish.prompt, seed, due_s=due_s) for seed in seeds]
         results = await asyncio.gather(*futures, return_exceptions=True)
         done: list[Served] = []
         for result in results:
@@ -138,7 +165,11 @@ class Service:
             "x-argus-worker": ",".join(str(r.worker) for r in done),
             "x-argus-batch-size": ",".join(str(r.batch_size) for r in done),
             "x-argus-service-s": ",".join(f"{r.finish_s - r.start_s:.6f}" for r in done),
+            "x-argus-arrival-s": ",".join(f"{r.arrival_s:.6f}" for r in done),
+            "x-argus-finish-s": ",".join(f"{r.finish_s:.6f}" for r in done),
         }
+        if self._quality_of is not None:
+            headers["x-argus-quality"] = ",".join(f"{self._quality_of(prompt, r.variant):.6f}" for r in done)
         return JSONResponse(api.answer(int(time.time()), done, links=links), headers=headers)
 
     def _retry_after_s(self) -> int:
@@ -148,24 +179,25 @@ class Service:
         waiting = sum(map(len, engine.queues))
         return max(1, math.ceil(waiting / rate / self.executor.clock.speed))
 
-    async def models(self) -> Any:
-        return {"object": "list", "data": [{"id": self.config.name, "object": "model", "owned_by": "argus-sim"}]}
+    async def models(self, request: Request) -> Response:
+        model = {"id": self.config.name, "object": "model", "owned_by": "argus-sim"}
+        return JSONResponse({"object": "list", "data": [model]})
 
-    async def image(self, name: str) -> Response:
-        image = self._store.get(name)
+    async def image(self, request: Request) -> Response:
+        image = self._store.get(request.path_params["name"])
         if image is None:
             return PlainTextResponse("no such image, or no longer\n", 404)
         return Response(image, media_type="image/png")
 
-    async def healthz(self) -> Response:
+    async def healthz(self, request: Request) -> Response:
         return PlainTextResponse("ok\n")
 
-    async def readyz(self) -> Response:
+    async def readyz(self, request: Request) -> Response:
         up = self.executor.engine.workers_up
         ready = self.ready and up > 0
         return JSONResponse({"ready": ready, "workers_up": up}, 200 if ready else 503)
 
-    async def metrics(self) -> Response:
+    async def metrics(self, request: Request) -> Response:
         return Response(generate_latest(self.telemetry.registry), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -204,7 +236,7 @@ async def serve(service: Service, *, stop: asyncio.Event, on_ready: Callable[[st
     config, executor = service.config, service.executor
     listener = uvicorn.Config(
         service.app(), host=config.host, port=config.port, log_config=None, access_log=False, lifespan="off",
-        backlog=2048, timeout_graceful_shutdown=5,
+        backlog=2048, timeout_keep_alive=75, timeout_graceful_shutdown=5,
     )  # fmt: skip
     server = _Server(listener)
     socket = await asyncio.to_thread(_bind, config.host, config.port)
@@ -260,7 +292,8 @@ def _bind(host: str, port: int) -> Any:
     import socket
 
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
+    # Only where the protocol is named does asyncio turn Nagle's algorithm off: else answers wait for 40 ms.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))

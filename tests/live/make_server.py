@@ -40,13 +40,15 @@ async def running(
     speed: float = 1000.0,
     transcript: TextIO | None = None,
     stop: asyncio.Event | None = None,
+    due_times: float | None = None,
     pipelines: PipelinesConfig | None = None,
     **server: Any,
 ) -> AsyncIterator[tuple[str, Service]]:
     """The address and the service, while it runs; drained at the end."""
     listen = ServerConfig(port=0, **server)
+    seed = scene.experiment.seed
     config = LiveConfig(
-        listen, 1.0 if pipelines else speed, hold=True, seed=scene.experiment.seed, pipelines=pipelines
+        listen, 1.0 if pipelines else speed, hold=True, seed=seed, pipelines=pipelines, due_times=due_times
     )
     service = build(scene, choose_policy(scene, None), config, transcript=transcript)
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()

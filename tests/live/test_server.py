@@ -17,7 +17,7 @@ pytest.importorskip("uvicorn", reason="needs the live extra: uvicorn")
 httpx = pytest.importorskip("httpx", reason="needs the test extra: httpx")
 
 from argus_sim.domain import Outcome  # noqa: E402
-from argus_sim.live.executor import Clock  # noqa: E402
+from argus_sim.live.clock import Clock  # noqa: E402
 from argus_sim.live.transcript import replay  # noqa: E402
 from argus_sim.serve import choose_policy, fresh_engine, record  # noqa: E402
 from argus_sim.simulate import simulate  # noqa: E402

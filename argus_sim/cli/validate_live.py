@@ -1,0 +1,215 @@
+"""``argus-sim validate-live``: is the live server what the simulator says it is?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from argus_sim.cli import output
+from argus_sim.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from argus_sim.fidelity import Twin
+    from argus_sim.simulate import Scene
+    from argus_sim.validate_live import Plan
+
+app = typer.Typer()
+
+
+@app.command(
+    "validate-live",
+    context_settings={"allow_extra_args": True},
+    epilog=output.examples(
+        "argus-sim validate-live fig7 --policy static --speed 60",
+        "argus-sim validate-live fig7 --policy argus --speed 60 --from-s peak --due-times 2 --repeat 3",
+        "argus-sim validate-live shapes --policy argus --workers diffusers --requests 300 -- --zoo shapes",
+    ),
+)
+def validate_live(
+    context: typer.Context,
+    experiment: Annotated[
+        str,
+        typer.Argument(
+            metavar="EXP",
+            help="An experiment's YAML file or the name of a shipped one; after --, options for serve.",
+            autocompletion=output.complete_experiments,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the results go.")] = Path("runs/validate-live"),
+    policy: Annotated[
+        str | None, typer.Option(metavar="LABEL", help="Which of its policies; needed where it has several.")
+    ] = None,
+    trace: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which of its traces; by default the first.")
+    ] = None,
+    requests: Annotated[int, typer.Option(metavar="N", min=1, help="How many requests count.")] = 2000,
+    from_s: Annotated[
+        str, typer.Option(metavar="S|peak", help="Where in the trace they begin; peak: the N that come fastest.")
+    ] = "0",
+    lead_in_s: Annotated[
+        float, typer.Option(metavar="S", min=0, help="Play so much of the trace before them, uncounted.")
+    ] = 0.0,
+    speed: Annotated[float, typer.Option(help="Seconds of the trace in a real one; for emulated ones.")] = 1.0,
+    workers: Annotated[str, typer.Option(metavar="KIND", help="As serve has them: emulated, ...")] = "emulated",
+    due_times: Annotated[
+        float | None,
+        typer.Option(
+            metavar="S",
+            help="Emulated workers only: take HTTP's time out. Requests say when they are due, and the server "
+            "runs S real seconds late.",
+        ),
+    ] = None,
+    repeat: Annotated[int, typer.Option(metavar="R", min=1, help="Runs, each with a seed of its own.")] = 1,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the first; by default the experiment's.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a field, e.g. cluster.workers=16; repeatable."),
+    ] = None,
+    as_json: output.Json = False,
+    quiet: output.Quiet = False,
+) -> None:
+    """Play an experiment's requests against a server of its own, simulate the same, and compare.
+
+    The server runs in a process of its own and is asked over HTTP. Errors are those of the simulation's twin:
+    live / simulated - 1. Written are validation.json and validation.html.
+    """
+    from argus_sim.cli.load import extra_missing, send
+    from argus_sim.cli.run import find_experiment
+    from argus_sim.experiment import Experiment
+    from argus_sim.fidelity import plain
+    from argus_sim.runner import no_nan
+    from argus_sim.simulate import Scene
+
+    try:
+        from argus_sim import serve as live
+        from argus_sim import validate_live as validate
+        from argus_sim.live.client import FAILED
+    except ImportError as error:
+        raise extra_missing(error) from None
+    plan = _plan(requests, from_s, lead_in_s, speed, workers, due_times)
+    if out.exists() and not out.is_dir():
+        raise InputError("is not a folder", where=str(out))
+    path = find_experiment(experiment)
+    scene = Scene.of(Experiment.load(path, settings or []))
+    chosen = live.choose_policy(scene, policy)
+    config = _trace(scene, trace)
+    serve = [str(path), "--workers", workers]
+    serve += [word for setting in settings or [] for word in ("--set", setting)] + context.args
+    first = scene.experiment.seed if seed is None else seed
+    twins: list[Twin] = []
+    try:
+        for number in range(repeat):
+            twin, answers = validate.twin_of(
+                scene, chosen, config, first + number, plan, serve,
+                lambda target, asked, bodies: send(
+                    target, asked, bodies, speed=speed, warm_up=validate.CONNECTIONS, quiet=quiet
+                ),
+            )  # fmt: skip
+            twins.append(twin)
+            failed = int((answers.status == FAILED).sum())
+            if failed:
+                output.remark(f"warning: {failed} requests had no answer; the simulation is of all of them")
+    except KeyboardInterrupt:
+        output.remark("interrupted; nothing was written")
+        raise typer.Exit(130) from None
+    facts = _facts(scene, chosen.label, config.name, plan, workers)
+    content = {**dict(facts), **plain(twins)}
+    _write(out, f"{scene.experiment.name}: {chosen.label}, live and simulated", twins, facts, plan, content)
+    if as_json:
+        output.show_json({"folder": out, **no_nan(content)})
+    else:
+        _say(twins, facts, out)
+
+
+def _plan(
+    requests: int, from_s: str, lead_in_s: float, speed: float, workers: str, due_times: float | None
+) -> Plan:
+    from argus_sim.validate_live import Plan
+
+    emulated = workers == "emulated"
+    try:
+        begin_s = None if from_s == "peak" else float(from_s)
+    except ValueError:
+        raise InputError(f"must be seconds or 'peak', found {from_s!r}", where="--from-s") from None
+    if begin_s is not None and not 0 <= begin_s < float("inf"):
+        raise InputError(f"must be 0 or above, found {from_s}", where="--from-s")
+    if not 0 < speed < float("inf"):
+        raise InputError(f"must be above 0, found {speed}", where="--speed")
+    if not emulated and (speed != 1 or due_times is not None):
+        where = "--speed" if speed != 1 else "--due-times"
+        raise InputError(f"only emulated workers can be told their time; {workers} take their own", where=where)
+    return Plan(requests, begin_s, lead_in_s, speed, due_times, emulated)
+
+
+def _trace(scene: Scene, name: str | None) -> Any:
+    traces = {trace.name: trace for trace in scene.experiment.traces}
+    if name is not None and name not in traces:
+        raise InputError(f"no trace {name!r}{did_you_mean(name, traces)}", where="--trace")
+    return next(iter(traces.values())) if name is None else traces[name]
+
+
+def _facts(scene: Scene, label: str, trace: str, plan: Plan, workers: str) -> list[tuple[str, str]]:
+    from importlib.metadata import version
+
+    begin = "at the peak" if plan.from_s is None else f"from {plan.from_s:g} s"
+    times = "as they arrive over HTTP"
+    if plan.due_times is not None:
+        times = f"as requests say they are due; the server runs {plan.due_times:g} real seconds late"
+    return [
+        ("experiment", scene.experiment.name),
+        ("policy", label),
+        ("requests", f"{plan.requests} of {trace}, {begin}, {plan.lead_in_s:g} s of lead-in"),
+        ("workers", f"{scene.experiment.cluster.workers}, {workers}"),
+        ("speed", f"{plan.speed:g} s of the trace in a second"),
+        ("times of arrival", times),
+        ("made with", f"argus-sim {version('argus-sim')}"),
+    ]
+
+
+def _notes(twins: list[Twin], plan: Plan) -> list[str]:
+    notes = []
+    if twins[0].live is not twins[0].at_client:
+        notes.append(
+            "Live is by the server's clock, from arrival to the end of the batch. By the client's clock, from "
+            f"due to read, each real millisecond of HTTP counts as {1e-3 * plan.speed:g} s: no user of a server "
+            "at its own speed would see that."
+        )
+    if plan.due_times is not None:
+        notes.append("HTTP carried the requests, but its time is taken out: requests said when they were due.")
+    return notes
+
+
+def _write(
+    out: Path, title: str, twins: list[Twin], facts: list[tuple[str, str]], plan: Plan, content: dict[str, Any]
+) -> None:
+    from argus_sim.fidelity import write_page
+    from argus_sim.report import write_atomically
+    from argus_sim.runner import no_nan
+
+    write_page(out / "validation.html", title, twins, facts, _notes(twins, plan))
+    write_atomically(out / "validation.json", (json.dumps(no_nan(content), indent=1) + "\n").encode())
+
+
+def _say(twins: list[Twin], facts: list[tuple[str, str]], out: Path) -> None:
+    from argus_sim.fidelity import errors, http_words, interval_text, named, table
+
+    for what, value in facts[:-1]:
+        output.say(f"{what}: {value}")
+    for twin in twins:
+        output.say()
+        headings = (f"seed {twin.seed}", "simulated", "live", "error", "client's clock", "error")
+        output.show(output.grid(headings, table(twin)))
+        for what, value in http_words(twin.http):
+            output.say(f"{what}, median / p99: {value}")
+    if len(twins) > 1:
+        output.say()
+        output.show(
+            output.grid(
+                ("mean error, 95 % interval", ""),
+                [(named(metric), interval_text(got)) for metric, got in errors(twins).items()],
+            )
+        )
+    output.say(f"Results: {out / 'validation.html'}, and beside it validation.json.")

@@ -1,0 +1,329 @@
+"""An open-loop client of the OpenAI images API: every request is sent when it is due, whatever the server does.
+
+So there is no coordinated omission: while a server stalls, requests go on falling due, and each one's latency
+counts from the time it was due, not from the time at which somebody got round to sending it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import numpy as np
+
+from argus_sim.errors import InputError
+from argus_sim.record import Floats
+
+PATH = "/v1/images/generations"
+
+#: Statuses beside those of HTTP: not answered (yet), and no answer that HTTP knows.
+OPEN, FAILED = 0, -1
+
+#: The last stretch before a request is due is waited for without sleeping: timers are a millisecond late.
+_SPIN_S = 0.0012
+#: Distinct variants or reasons that are told apart.
+_MAX_TEXTS = 1000
+#: Whether anybody is there must be known within this, real seconds.
+_KNOCK_S = 30.0
+#: Most of an error's body that is read.
+_MAX_ERROR_BYTES = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Who is asked, and how.
+
+    Attributes:
+        url: Of the server, without ``/v1``.
+        api_key: Sent as a bearer token.
+        timeout_s: Real seconds after which an answer is given up.
+        max_open: While so many requests are open, those that fall due are not sent, and count as lost.
+        keepalive_s: Idle connections are closed after this; below what servers wait, or a request may be sent on
+            a connection that the server is just closing.
+        due_times: Say in a header when a request is due.
+    """
+
+    url: str
+    api_key: str | None = None
+    timeout_s: float = 300.0
+    max_open: int = 10_000
+    keepalive_s: float = 4.0
+    due_times: bool = False
+
+
+@dataclass
+class Answers:
+    """What came back, as columns, n long. Times are seconds of the trace (real ones x speed); NaN is unknown.
+
+    Attributes:
+        due_s: When each request was due.
+        sent_s, received_s: When it was sent, and when its answer had been read.
+        status: int16[n], of HTTP; :data:`FAILED` for timeouts and connections that broke, :data:`OPEN` for none.
+        bytes: int64[n], of the answer's body.
+        arrival_s, finish_s: On the server's own clock, where it says so; when the request came and the image
+            was there.
+        service_s: How long the batch ran.
+        worker, batch_size: int32[n]; -1 and 0 where the server does not say.
+        quality: As the server says.
+        variant, reason: int32[n], indices into ``variants`` (-1: not said) and ``reasons`` (0: none).
+        stopped_s: When it was stopped before its end, else None.
+        sent: How many fell due; the others were not sent.
+    """
+
+    due_s: Floats
+    speed: float
+    sent_s: Floats = field(init=False)
+    received_s: Floats = field(init=False)
+    arrival_s: Floats = field(init=False)
+    finish_s: Floats = field(init=False)
+    service_s: Floats = field(init=False)
+    quality: Floats = field(init=False)
+    variants: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=lambda: [""])
+
+    def __post_init__(self) -> None:
+        n = len(self.due_s)
+        for name in ("sent_s", "received_s", "arrival_s", "finish_s", "service_s", "quality"):
+            setattr(self, name, np.full(n, math.nan))
+        self.status = np.zeros(n, dtype=np.int16)
+        self.bytes = np.zeros(n, dtype=np.int64)
+        self.worker = np.full(n, -1, dtype=np.int32)
+        self.batch_size = np.zeros(n, dtype=np.int32)
+        self.variant = np.full(n, -1, dtype=np.int32)
+        self.reason = np.zeros(n, dtype=np.int32)
+        self.stopped_s: float | None = None
+        self.sent = 0
+        self._codes: dict[str, dict[str, int]] = {"variants": {}, "reasons": {"": 0}}
+
+    def __len__(self) -> int:
+        return len(self.due_s)
+
+    @property
+    def lag_s(self) -> Floats:
+        """Real seconds from due to sent, of what was sent."""
+        lag: Floats = ((self.sent_s - self.due_s) / self.speed)[np.isfinite(self.sent_s)]
+        return lag
+
+    def code(self, kind: str, text: str) -> int:
+        """The number of a variant or a reason; each distinct text is held once, and so many of them."""
+        codes = self._codes[kind]
+        if text not in codes and len(codes) >= _MAX_TEXTS:
+            text = "other"
+        if text not in codes:
+            codes[text] = len(codes)
+            getattr(self, kind).append(text)
+        return codes[text]
+
+    def served(self, row: int, headers: Mapping[str, str]) -> None:
+        """Note what a server of ours says of an image; what is not said or not sound stays unknown."""
+        for name, column in (
+            ("arrival-s", self.arrival_s),
+            ("finish-s", self.finish_s),
+            ("service-s", self.service_s),
+            ("quality", self.quality),
+            ("worker", self.worker),
+            ("batch-size", self.batch_size),
+        ):
+            text = headers.get(f"x-argus-{name}")
+            if text is not None:
+                with contextlib.suppress(ValueError, OverflowError):
+                    column[row] = float(text) if column.dtype == np.float64 else int(text)
+        variant = headers.get("x-argus-variant")
+        if variant is not None:
+            self.variant[row] = self.code("variants", variant[:200])
+
+
+async def play(
+    target: Target,
+    due_s: Floats,
+    bodies: Sequence[bytes],
+    body_of: Sequence[int],
+    *,
+    speed: float = 1.0,
+    stop: asyncio.Event | None = None,
+    warm_up: int = 0,
+    on_progress: Callable[[int], None] = lambda sent: None,
+) -> Answers:
+    """Send every request when it is due.
+
+    Args:
+        due_s: float64[n], ascending, seconds of the trace.
+        bodies: The distinct bodies.
+        body_of: Index into ``bodies`` of each request.
+        speed: Seconds of the trace in a real one.
+        stop: When set, no more is sent, and what is open is given up: it stays :data:`OPEN`.
+        warm_up: So many connections are opened first, by requests that ask for no image. For servers of ours.
+        on_progress: Told now and then how many have been sent.
+
+    Raises:
+        InputError: There is no server at the address.
+    """
+    answers = Answers(due_s, speed)
+    headers = {"content-type": "application/json"}
+    if target.api_key:
+        headers["authorization"] = f"Bearer {target.api_key}"
+    session = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=target.keepalive_s),
+        timeout=aiohttp.ClientTimeout(total=target.timeout_s),
+        headers=headers,
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+    )
+    async with session:
+        await _knock(session, target.url, warm_up)
+        sender = _Sender(session, target, answers, stop or asyncio.Event())
+        gc.collect()
+        gc.freeze()  # collections that walked all that is here would make requests late
+        try:
+            await sender.send_all(bodies, body_of, on_progress)
+        finally:
+            gc.unfreeze()
+    return answers
+
+
+async def _knock(session: aiohttp.ClientSession, url: str, connections: int) -> None:
+    """See whether anybody is there, open connections, and walk the paths once. Whatever is answered is fine.
+
+    What is posted asks for no image, so that no policy hears of it.
+    """
+
+    async def ask() -> None:
+        async with session.get(f"{url}/v1/models", timeout=aiohttp.ClientTimeout(total=_KNOCK_S)) as response:
+            await response.read()
+
+    async def ask_for_none() -> None:
+        async with session.post(f"{url}{PATH}", data=b'{"prompt": "warm-up", "n": 0}') as response:
+            await response.read()
+
+    try:
+        await ask()
+        if connections:
+            await asyncio.gather(*(ask() for _ in range(connections)))
+            await asyncio.gather(*(ask_for_none() for _ in range(connections)))
+    except aiohttp.InvalidURL:
+        raise InputError(f"{url!r} is no address", where="--url") from None
+    except (aiohttp.ClientError, OSError) as error:
+        raise InputError(f"no server answers: {_why(error)}", where=f"--url {url}") from None
+
+
+class _Sender:
+    """The requests of one run."""
+
+    def __init__(
+        self, session: aiohttp.ClientSession, target: Target, answers: Answers, stop: asyncio.Event
+    ) -> None:
+        self._session, self._target, self._answers, self._stop = session, target, answers, stop
+        self._url = f"{target.url}{PATH}"
+        self._loop = asyncio.get_running_loop()
+        self._zero_s = 0.0
+        self._open: set[asyncio.Task[None]] = set()
+
+    def _now_s(self) -> float:
+        return (self._loop.time() - self._zero_s) * self._answers.speed
+
+    async def send_all(
+        self, bodies: Sequence[bytes], body_of: Sequence[int], on_progress: Callable[[int], None]
+    ) -> None:
+        answers, target = self._answers, self._target
+        due = answers.due_s.tolist()
+        self._zero_s = self._loop.time() + 0.05 - due[0] / answers.speed
+        for row, due_s in enumerate(due):
+            if not await self._until(self._zero_s + due_s / answers.speed):
+                break
+            if len(self._open) >= target.max_open:
+                answers.status[row] = FAILED
+                answers.reason[row] = answers.code("reasons", f"not sent: {target.max_open} requests were open")
+            else:
+                task = self._loop.create_task(self._send(row, due_s, bodies[body_of[row]]))
+                self._open.add(task)
+                task.add_done_callback(self._open.discard)
+            answers.sent = row + 1
+            if answers.sent % 64 == 0:
+                on_progress(answers.sent)
+        if self._open:
+            stopped = self._loop.create_task(self._stop.wait())
+            answered = self._loop.create_task(_all_of(self._open))
+            await asyncio.wait([answered, stopped], return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
+            answered.cancel()
+        if self._stop.is_set():
+            answers.stopped_s = self._now_s()
+            for task in self._open:
+                task.cancel()
+        await _all_of(self._open)
+        on_progress(answers.sent)
+
+    async def _until(self, at_s: float) -> bool:
+        """Wait until a time of the loop; False where it is to stop."""
+        while not self._stop.is_set():
+            left_s = at_s - self._loop.time()
+            if left_s <= 0:
+                return True
+            # Short sleeps, so that a stop is heard of.
+            await asyncio.sleep(min(left_s - _SPIN_S, 0.25) if left_s > _SPIN_S else 0)
+        return False
+
+    async def _send(self, row: int, due_s: float, body: bytes) -> None:
+        answers = self._answers
+        headers = {"x-argus-due-s": f"{due_s:.9f}"} if self._target.due_times else None
+        answers.sent_s[row] = self._now_s()
+        try:
+            async with self._session.post(self._url, data=body, headers=headers) as response:
+                if response.status == 200:
+                    size = 0
+                    async for chunk in response.content.iter_any():
+                        size += len(chunk)
+                    answers.received_s[row] = self._now_s()
+                    answers.bytes[row] = size
+                    answers.served(row, response.headers)
+                else:
+                    text = await response.content.read(_MAX_ERROR_BYTES)
+                    answers.received_s[row] = self._now_s()
+                    answers.bytes[row] = len(text)
+                    answers.reason[row] = answers.code("reasons", _reason(response.status, text))
+                answers.status[row] = response.status
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            answers.received_s[row] = self._now_s()
+            answers.status[row] = FAILED
+            answers.reason[row] = answers.code("reasons", _why(error))
+
+
+async def _all_of(tasks: set[asyncio.Task[None]]) -> None:
+    if tasks:
+        await asyncio.wait(tasks)
+
+
+def _reason(status: int, body: bytes) -> str:
+    """What the server says of a request that it does not serve; of a foreign one the status alone may be left."""
+    try:
+        message = json.loads(body)["error"]["message"]
+    except (ValueError, LookupError, TypeError):
+        message = None
+    if not isinstance(message, str):
+        return f"HTTP {status}"
+    return (
+        message.removeprefix("Not served: ")[:120] if status in (429, 503) else f"HTTP {status}: {message[:120]}"
+    )
+
+
+def _why(error: BaseException) -> str:
+    """A failure without addresses or numbers that differ from request to request."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, aiohttp.ClientConnectorError | ConnectionRefusedError):
+        return "no connection"
+    if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError | aiohttp.ClientOSError):
+        return "the connection broke"
+    return f"no sound answer ({type(error).__name__})"
+
+
+def body(prompt: str, fields: Mapping[str, Any] | None = None) -> bytes:
+    """The body of a request for one image."""
+    return json.dumps({"prompt": prompt, "n": 1, **(fields or {})}, ensure_ascii=False).encode()

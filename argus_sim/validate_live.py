@@ -1,0 +1,201 @@
+"""The same requests, live and simulated: a server in a process of its own, a client here, and the simulator.
+
+Needs the ``live`` extra.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO
+
+import numpy as np
+
+from argus_sim.errors import InputError
+from argus_sim.experiment import PolicyConfig, TraceConfig
+from argus_sim.fidelity import Twin, counted
+from argus_sim.live.client import Answers, Target, body
+from argus_sim.load import Asked, record_of, without_gaps
+from argus_sim.record import Floats
+from argus_sim.simulate import Scene, simulate
+from argus_sim.trace import Trace
+from argus_sim.workload import Workload, stream
+
+#: How long a server may take to end, real seconds.
+_END_S = 60.0
+#: Connections that are opened before the first request.
+CONNECTIONS = 64
+#: Our own server keeps idle connections for longer than this.
+_KEEPALIVE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is played.
+
+    Attributes:
+        from_s: Where in the trace the counted requests begin; None for the ``requests`` that come the fastest.
+        requests: How many are counted.
+        lead_in_s: So many seconds of the trace before them are played as well, and not counted.
+        speed: Seconds of the trace in a real one.
+        due_times: The server takes the times of arrival from a header, and runs so many real seconds late.
+        emulated: Whether workers are; else only a speed of 1 makes sense.
+        ready_s: How long the server may take to start, real seconds.
+    """
+
+    requests: int
+    from_s: float | None = 0.0
+    lead_in_s: float = 0.0
+    speed: float = 1.0
+    due_times: float | None = None
+    emulated: bool = True
+    ready_s: float = 600.0
+
+    def cut(self, trace: Trace) -> tuple[Trace, int]:
+        """The trace to play, and how many of its requests come before those that count."""
+        n = min(self.requests, len(trace))
+        from_s = self.from_s
+        if from_s is None:
+            spans = trace.arrival_s[n - 1 :] - trace.arrival_s[: len(trace) - n + 1]
+            from_s = float(trace.arrival_s[int(np.argmin(spans))])
+        first = int(np.searchsorted(trace.arrival_s, from_s))
+        begin = int(np.searchsorted(trace.arrival_s, max(0.0, from_s - self.lead_in_s)))
+        n = min(n, len(trace) - first)
+        return without_gaps(trace, max(0.0, from_s - self.lead_in_s), first - begin + n), first - begin
+
+
+def twin_of(
+    scene: Scene,
+    policy: PolicyConfig,
+    config: TraceConfig,
+    seed: int,
+    plan: Plan,
+    serve: Sequence[str],
+    send: Callable[[Target, Asked, list[bytes]], Answers],
+) -> tuple[Twin, Answers]:
+    """Play the requests of one seed against a fresh server, and simulate them.
+
+    Args:
+        serve: Arguments of ``argus-sim serve``: the experiment and what else it needs.
+        send: Plays requests against a target.
+
+    Raises:
+        InputError: The server does not start, or the load was stopped.
+    """
+    trace, first = plan.cut(scene.trace(config, seed))
+    workload = Workload.of(trace, scene.profile, scene.slo_s, stream(seed, "prompts"), scene.experiment.prompts)
+    texts, names = scene.profile.prompt_texts, scene.profile.prompts
+    asked = Asked(trace, workload.prompt, texts, names, scene.slo_s, scene.profile)
+    simulated = simulate(scene, policy, trace, seed)
+    arguments = [*serve, "--policy", policy.label, "--seed", str(seed), "--speed", str(plan.speed), "--hold"]
+    if plan.due_times is not None:
+        arguments += ["--due-times", str(plan.due_times)]
+    with server(arguments, ready_s=plan.ready_s) as (url, _):
+        target = Target(
+            url,
+            os.environ.get("ARGUS_API_KEY") or None,
+            keepalive_s=_KEEPALIVE_S,
+            due_times=plan.due_times is not None,
+        )
+        answers = send(target, asked, [body(text) for text in asked.texts])
+    if answers.stopped_s is not None:
+        raise KeyboardInterrupt
+    at_client = record_of(asked, answers, behind_s=plan.due_times or 0.0)
+    by_server = plan.emulated and (plan.speed != 1 or plan.due_times is not None)
+    live = record_of(asked, answers, by="server") if by_server else at_client
+    begin_s = float(trace.arrival_s[first])
+    at_client = counted(at_client, first, begin_s)
+    twin = Twin(
+        seed,
+        counted(simulated, first, begin_s),
+        counted(live, first, begin_s) if by_server else at_client,
+        at_client,
+        http_costs(answers, first, plan.due_times or 0.0),
+    )
+    return twin, answers
+
+
+def http_costs(answers: Answers, first: int = 0, behind_s: float = 0.0) -> dict[str, float]:
+    """What stands between a request that is due and its image that is there, in real seconds.
+
+    ``send_lag``: due to sent, at the client. ``round_trip``: what the client waited beyond what the server's
+    own clock counts: HTTP both ways, and timers, less ``behind_s``. ``arrival_spread``: how unequally late
+    requests arrive.
+    """
+    speed = answers.speed
+    served = answers.status == 200
+    spread = answers.arrival_s - answers.due_s
+    waited_s = (answers.received_s - answers.sent_s) - (answers.finish_s - answers.arrival_s)
+    parts = {
+        "send_lag": (answers.sent_s - answers.due_s) / speed,
+        "round_trip": np.where(served, waited_s / speed - behind_s, np.nan),
+        "arrival_spread": (spread - np.nanmin(spread, initial=math.inf)) / speed,
+    }
+    costs = {}
+    for name, values in parts.items():
+        for words, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0)):
+            costs[f"{name}_{words}_s"] = _quantile(values[first:], share)
+    return costs
+
+
+def _quantile(values: Floats, share: float) -> float:
+    known = values[np.isfinite(values)]
+    return float(np.quantile(known, share)) if len(known) else math.nan
+
+
+# -- the server --------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def server(arguments: Sequence[str], *, ready_s: float) -> Iterator[tuple[str, int]]:
+    """``argus-sim serve`` in a process of its own, on a free port; its address, and the process.
+
+    Raises:
+        InputError: It does not start; with what it said.
+    """
+    program = "import sys; from argus_sim.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "serve", *arguments, "--port", "0", "--quiet"]
+    with tempfile.TemporaryFile() as said:
+        # A session of its own: Ctrl-C is for us, who then end it.
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, start_new_session=True)
+        try:
+            yield _address(process, ready_s, said), process.pid
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+
+
+def _address(process: subprocess.Popen[bytes], ready_s: float, said: IO[bytes]) -> str:
+    assert process.stdout is not None
+    ends_s = time.monotonic() + ready_s
+    line = b""
+    while not line.endswith(b"\n"):
+        left_s = ends_s - time.monotonic()
+        if left_s <= 0 or not select.select([process.stdout], [], [], left_s)[0]:
+            raise InputError(f"the server was not ready within {ready_s:g} s")
+        part = os.read(process.stdout.fileno(), 4096)
+        if not part:
+            raise InputError(f"the server did not start: {_last_words(said)}")
+        line += part
+    return line.decode().split()[-1]
+
+
+def _last_words(said: IO[bytes]) -> str:
+    said.seek(0)
+    lines = said.read().decode("utf-8", "replace").strip().splitlines()
+    return lines[-1].removeprefix("error: ") if lines else "it said nothing"

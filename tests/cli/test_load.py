@@ -1,0 +1,210 @@
+"""``argus-sim load`` and ``validate-live`` as commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from argus_sim.cli import main
+from argus_sim.results import Results
+from tests.make_experiment import content, write_experiment
+
+pytest.importorskip("fastapi", reason="needs the live extra: fastapi")
+pytest.importorskip("aiohttp", reason="needs the live extra: aiohttp")
+
+COMMAND = [sys.executable, "-c", "import sys; from argus_sim.cli import main; sys.exit(main(sys.argv[1:]))"]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """``argus-sim serve`` of the small experiment."""
+    command = [*COMMAND, "serve", str(write_experiment(tmp_path)), "--policy", "static", "--port", "0"]
+    process = subprocess.Popen([*command, "--speed", "100", "--quiet"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().rsplit(" ", 1)[-1].strip()
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def mute() -> Iterator[str]:
+    """A server that takes requests for images and never answers; all else it does not know."""
+    free = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(404)
+
+        def do_POST(self) -> None:
+            free.wait(60)
+
+        def log_message(self, *arguments: Any) -> None: ...
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+    with Server(("127.0.0.1", 0), Handler) as mute:
+        threading.Thread(target=mute.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{mute.server_port}"
+        free.set()
+        mute.shutdown()
+
+
+def write_trace(folder: Path) -> Path:
+    path = folder / "rush hour.csv"
+    path.write_text("arrival_s\n" + "".join(f"{1 + 0.5 * i}\n" for i in range(40)))
+    return path
+
+
+def test_a_load_leaves_a_run(tmp_path: Path, server: str, call_json: Callable[..., Any]) -> None:
+    out = tmp_path / "out"
+    said = call_json(
+        "load", write_trace(tmp_path), "--url", f"{server}/v1/", "--profile", tmp_path / "profile",
+        "--speed", "100", "--policy-label", "static", "--out", out, "--requests", "30", "--from-s", "2",
+        "--seed", "3",
+    )  # fmt: skip
+    assert said["summary"]["arrived"] == 30
+    results = Results.load(out)
+    run = results.run("static", "rush-hour")
+    assert len(run.outcomes) == 30
+    assert run.outcomes["arrival_s"].tolist() == [0.5 * i for i in range(30)]
+    assert set(run.outcomes["outcome"].astype(str)) <= {"on_time", "late", "rejected"}
+    served = run.outcomes[run.outcomes["finish_s"].notna()]
+    assert len(served)
+    assert served["variant"].notna().all()
+    assert served["relative_quality"].notna().all()
+    assert (served["start_s"] <= served["finish_s"]).all()
+    http = pd.read_parquet(run.folder / "http.parquet")
+    assert (http["lag_s"] >= 0).all()
+    assert set(http["status"]) <= {200, 429}
+    assert main(["trace", str(run.folder), "--quiet"]) == 0
+    assert main(["table", str(out)]) == 0
+    assert main(["compare", str(out), str(out), "--quiet"]) == 0
+
+
+def test_ctrl_c_writes_what_is_there(tmp_path: Path, mute: str) -> None:
+    out, trace = tmp_path / "out", write_trace(tmp_path)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a fox\n\nлиса 🦊\n", "utf-8")
+    command = [*COMMAND, "load", str(trace), "--url", mute, "--prompts", str(prompts), "--slo-s", "5"]
+    process = subprocess.Popen(
+        [*command, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stderr is not None
+        while "sending" not in process.stderr.readline():
+            pass
+        threading.Event().wait(1.5)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert "interrupted" in err
+    outcomes = Results.load(out).run("measured").outcomes
+    assert 0 < len(outcomes) < 40
+    assert set(outcomes["outcome"].astype(str)) == {"unfinished"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bursty", "--url", "http://127.0.0.1:9", "--profile", "artefact-a100"], "no server answers"),
+        (["bursty", "--url", "ftp://x", "--profile", "artefact-a100"], "--url"),
+        (["bursty", "--url", "http://", "--profile", "artefact-a100"], "--url"),
+        (["burstie", "--url", "http://x", "--profile", "artefact-a100"], "did you mean 'bursty'"),
+        (["none.csv", "--url", "http://x", "--profile", "artefact-a100"], "none.csv"),
+        (["bursty", "--url", "http://x", "--profile", "artefact-a101"], "artefact-a100"),
+        (["bursty", "--url", "http://x", "--slo-s", "5"], "give --profile or --prompts"),
+        (["bursty", "--url", "http://x", "--slo-s", "5", "--prompts", "none.txt"], "none.txt"),
+        (["bursty", "--url", "http://x", "--prompts", "none.txt"], "--slo-s"),
+        (["bursty", "--url", "http://x", "--profile", "artefact-a100", "--speed", "0"], "--speed"),
+        (["bursty", "--url", "http://x", "--profile", "artefact-a100", "--from-s", "1e9"], "--from-s"),
+        (["bursty", "--url", "http://x", "--profile", "artefact-a100", "--policy-label", "a b"], "label"),
+        (["bursty", "--url", "http://x", "--profile", "artefact-a100", "--field", "model"], "key=value"),
+    ],
+)
+def test_a_bad_load_is_one_message(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["load", *arguments, "--out", str(tmp_path / "out"), "--quiet"]) == 2
+    out, err = capsys.readouterr()
+    assert message in err
+    assert err.count("\n") == 1
+    assert out == ""
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_folder_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "precious.txt").write_text("mine")
+    arguments = ["bursty", "--url", "http://127.0.0.1:9", "--profile", "artefact-a100", "--out", str(tmp_path)]
+    assert main(["load", *arguments]) == 2
+    assert "choose another --out" in capsys.readouterr().err
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+
+
+def test_validate_live_compares_both(tmp_path: Path, call: Callable[..., str]) -> None:
+    out = tmp_path / "out"
+    text = call(
+        "validate-live", write_experiment(tmp_path), "--policy", "argus", "--speed", "60", "--requests", "30",
+        "--from-s", "5", "--lead-in-s", "3", "--due-times", "3", "--repeat", "2", "--out", out, "--quiet",
+        "--", "--host", "127.0.0.1",
+    )  # fmt: skip
+    assert "mean latency (s)" in text
+    said = json.loads((out / "validation.json").read_text("utf-8"))
+    assert said["policy"] == "argus"
+    assert [run["seed"] for run in said["runs"]] == [3, 4]
+    for run in said["runs"]:
+        assert run["requests"] == 30
+        assert set(run["metrics"]["latency_p99_s"]) == {"simulated", "live", "difference", "error"}
+        assert sum(share["live"] for share in run["level_mix"].values()) == pytest.approx(1.0)
+        assert run["http"]["send_lag_p99_s"] >= 0
+    assert said["errors"]["latency_mean_s"]["n"] == 2
+    page = (out / "validation.html").read_text("utf-8")
+    assert "live and simulated" in page
+    assert "data:image/" in page
+    assert sorted(os.listdir(out)) == ["validation.html", "validation.json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "several policies"),
+        (["--policy", "argos"], "did you mean 'argus'"),
+        (["--policy", "argus", "--trace", "bust"], "Allowed: rush"),
+        (["--policy", "argus", "--from-s", "later"], "'peak'"),
+        (["--policy", "argus", "--from-s", "1e9"], "--from-s"),
+        (["--policy", "argus", "--speed", "-1"], "--speed"),
+        (["--policy", "argus", "--workers", "diffusers", "--speed", "2"], "only emulated workers"),
+        (["--policy", "argus", "--workers", "abacus"], "abacus"),
+        (["--policy", "argus", "--due-times", "0"], "--due-times"),
+        (["--policy", "argus", "--set", "cluster.faults=[{kind: crash, at_s: 1}]"], "faults"),
+    ],
+)
+def test_a_bad_validation_is_one_message(
+    tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = {**content(), "bound": False}
+    command = ["validate-live", str(write_experiment(tmp_path, data)), "--out", str(tmp_path / "out"), "--quiet"]
+    assert main([*command, *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert message in err
+    assert err.count("\n") == 1
+    assert out == ""
+    assert not (tmp_path / "out").exists()

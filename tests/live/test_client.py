@@ -1,0 +1,264 @@
+"""The load generator against servers that are slow, refuse, break off, stall, or say nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("aiohttp", reason="needs the live extra: aiohttp")
+
+from aiohttp import web
+
+from argus_sim.domain import Outcome
+from argus_sim.errors import InputError
+from argus_sim.experiment import Experiment
+from argus_sim.live.client import FAILED, OPEN, Answers, Target, body, play
+from argus_sim.load import Asked, Told, conclude, lag_warning, record_of, without_gaps
+from argus_sim.metrics import summarise
+from argus_sim.policies import registry
+from argus_sim.provenance import Provenance
+from argus_sim.results import Results
+from argus_sim.trace import Trace
+from tests.live.fake_server import Answer, fake, image, refusing
+from tests.make_profile import ladder
+
+ORIGIN = (Provenance(kind="synthetic", source="a test"),)
+
+
+def ask(times: list[float], slo_s: float = 0.5) -> Asked:
+    trace = Trace("test", np.array(times), max(times[-1], 0.001), ORIGIN)
+    return Asked.of_texts(trace, ["a fox", "лиса 🦊"], slo_s, seed=1)
+
+
+def played(asked: Asked, answer: Answer = image, *, stop_after_s: float | None = None, **target: Any) -> Answers:
+    async def test() -> Answers:
+        async with fake(answer) as (url, bodies):
+            stop = asyncio.Event()
+            if stop_after_s is not None:
+                asyncio.get_running_loop().call_later(stop_after_s, stop.set)
+            texts = [body(text, {"model": "m"}) for text in asked.texts]
+            due_s = asked.trace.arrival_s
+            answers = await play(Target(url, **target), due_s, texts, asked.prompt.tolist(), stop=stop)
+            if stop_after_s is None:
+                sent = [asked.texts[i] for i in asked.prompt[np.isfinite(answers.sent_s)]]
+                assert sorted(str(b["prompt"]) for b in bodies) == sorted(sent)
+                assert all(b["n"] == 1 and b["model"] == "m" for b in bodies)
+            return answers
+
+    return asyncio.run(asyncio.wait_for(test(), 60))
+
+
+def test_what_is_not_said_stays_empty() -> None:
+    asked = ask([0.0, 0.01, 0.02])
+    answers = played(asked)
+    record = record_of(asked, answers)
+    assert record.outcome.tolist() == [Outcome.ON_TIME] * 3
+    assert (record.worker == -1).all()
+    assert record.variant.tolist() == [-1] * 3
+    assert np.isnan(record.start_s).all()
+    assert np.isnan(record.relative_quality).all()
+    assert (record.finish_s > record.arrival_s).all()
+    assert (answers.bytes > 10).all()
+    frame = record.frame()
+    assert frame["variant"].isna().all()
+
+
+def test_what_is_said_is_noted_and_nonsense_is_not() -> None:
+    said = {
+        "x-argus-variant": "big",
+        "x-argus-worker": "3",
+        "x-argus-batch-size": "2",
+        "x-argus-arrival-s": "10.0",
+        "x-argus-finish-s": "10.5",
+        "x-argus-service-s": "0.25",
+        "x-argus-quality": "0.75",
+    }
+
+    async def answer(number: int, request: web.Request) -> web.StreamResponse:
+        headers = said if number == 0 else {**said, "x-argus-worker": "1,2", "x-argus-quality": "good"}
+        return web.json_response({"data": []}, headers=headers)
+
+    asked = ask([0.0, 0.2])
+    record = record_of(asked, played(asked, answer))
+    assert record.variants == ("big",)
+    assert record.worker.tolist() == [3, -1]
+    assert record.batch_size.tolist() == [2, 2]
+    assert record.relative_quality[0] == 0.75
+    assert np.isnan(record.relative_quality[1])
+    assert record.busy_s == 0.25
+    assert record.workers == 4
+    assert record.arrival_s[1] <= record.start_s[1] <= record.finish_s[1]
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome", "reason"),
+    [
+        (429, Outcome.REJECTED, "too many"),
+        (503, Outcome.LOST, "too many"),
+        (500, Outcome.LOST, "HTTP 500: too many"),
+        (400, Outcome.LOST, "HTTP 400: too many"),
+    ],
+)
+def test_a_refusal_has_the_server_s_reason(status: int, outcome: Outcome, reason: str) -> None:
+    asked = ask([0.0, 0.01])
+    record = record_of(
+        asked, played(asked, refusing(status, "Not served: too many" if status != 400 else "too many"))
+    )
+    assert record.outcome.tolist() == [outcome] * 2
+    assert {record.reasons[i].replace("Not served: ", "") for i in record.reason} == {reason}
+    assert np.isnan(record.finish_s).all()
+
+
+def test_connections_that_break_and_answers_that_never_come_are_lost() -> None:
+    async def answer(number: int, request: web.Request) -> web.StreamResponse:
+        if number == 0:
+            assert request.transport is not None
+            request.transport.close()
+            return web.Response()
+        if number == 1:
+            await asyncio.sleep(30)
+        return await image(number, request)
+
+    asked = ask([0.0, 0.3, 0.31])
+    answers = played(asked, answer, timeout_s=1.0)
+    assert answers.status.tolist() == [FAILED, FAILED, 200]
+    record = record_of(asked, answers)
+    assert [record.reasons[i] for i in record.reason] == ["the connection broke", "no answer in time", ""]
+    assert record.outcome.tolist() == [Outcome.LOST, Outcome.LOST, Outcome.ON_TIME]
+
+
+def test_latency_counts_the_wait_while_the_server_stalls() -> None:
+    """No coordinated omission: all that fell due during the stall waited for what was left of it."""
+    free = asyncio.Event()
+
+    async def answer(number: int, request: web.Request) -> web.StreamResponse:
+        if number == 0:
+            asyncio.get_running_loop().call_later(1.0, free.set)
+        await free.wait()
+        return await image(number, request)
+
+    times = [0.1 * i for i in range(10)]
+    asked = ask(times, slo_s=0.35)
+    answers = played(asked, answer)
+    record = record_of(asked, answers)
+    latency = record.finish_s - record.arrival_s
+    for due_s, waited_s in zip(times, latency.tolist(), strict=True):
+        assert waited_s >= 1.0 - due_s - 1e-3  # the stall began no earlier than the first was due
+    assert (answers.sent_s < record.finish_s[0]).all()  # nobody waited with sending
+    assert (record.outcome[:6] == Outcome.LATE).all()
+
+
+def test_a_client_that_stalls_counts_its_own_lag() -> None:
+    """While the loop is blocked nothing is sent; the latency counts from due all the same."""
+
+    async def answer(number: int, request: web.Request) -> web.StreamResponse:
+        if number == 0:
+            import time
+
+            time.sleep(0.6)  # the server is in the client's process: both stall
+        return await image(number, request)
+
+    asked = ask([0.0, 0.1, 0.2])
+    answers = played(asked, answer)
+    record = record_of(asked, answers)
+    assert answers.lag_s[1] > 0.3
+    assert record.finish_s[1] - record.arrival_s[1] > 0.4
+    warning = lag_warning(asked, answers)
+    assert warning is not None
+    assert "lagged" in warning
+
+
+def test_more_open_than_allowed_is_not_sent() -> None:
+    async def answer(number: int, request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(0.5)
+        return await image(number, request)
+
+    asked = ask([0.0, 0.01, 0.02, 0.03], slo_s=5.0)
+    answers = played(asked, answer, max_open=2)
+    record = record_of(asked, answers)
+    assert record.outcome.tolist() == [Outcome.ON_TIME, Outcome.ON_TIME, Outcome.LOST, Outcome.LOST]
+    assert record.reasons[record.reason[3]] == "not sent: 2 requests were open"
+    assert np.isnan(answers.sent_s[2:]).all()
+
+
+def test_a_stop_leaves_what_is_there() -> None:
+    async def answer(number: int, request: web.Request) -> web.StreamResponse:
+        if number:
+            await asyncio.sleep(30)
+        return await image(number, request)
+
+    asked = ask([0.0, 0.1, 100.0], slo_s=5.0)
+    answers = played(asked, answer, stop_after_s=0.8)
+    assert answers.stopped_s is not None
+    assert answers.status.tolist() == [200, OPEN, OPEN]
+    record = record_of(asked, answers)
+    assert record.outcome.tolist() == [Outcome.ON_TIME, Outcome.UNFINISHED]
+    assert record.duration_s == answers.stopped_s
+
+
+def test_nobody_there_is_said_before_anything_is_sent() -> None:
+    asked = ask([0.0])
+    with pytest.raises(InputError, match="no server answers"):
+        asyncio.run(play(Target("http://127.0.0.1:9"), asked.trace.arrival_s, [b"{}"], [0]))
+
+
+def test_the_folder_is_a_run_s_whoever_the_server_is(tmp_path: Path) -> None:
+    """A foreign server says nothing of variants, workers and quality; report and results bear that."""
+
+    async def answer(number: int, request: web.Request) -> web.StreamResponse:
+        return await (image if number % 2 else refusing(429, "Not served: busy"))(number, request)
+
+    asked = ask([0.01 * i for i in range(20)])
+    answers = played(asked, answer)
+    experiment = Experiment.check(
+        {
+            "name": "load",
+            "profile": "none",
+            "traces": [{"name": "test", "file": "test.csv"}],
+            "policies": ["static"],
+        },
+        where="test",
+    )
+    summary = conclude(Told("them", experiment, "http://them"), asked, answers, tmp_path / "out")
+    results = Results.load(tmp_path / "out")
+    assert results.summary.loc[0, "arrived"] == 20
+    assert results.summary.loc[0, "rejected"] == 10 == summary["rejected"]
+    assert results.summary["relative_quality"].isna().all()
+    run = results.run("them")
+    assert run.outcomes["variant"].isna().all()
+    assert run.outcomes["reason"].astype(str).tolist().count("busy") == 10
+    assert run.timeline["arrived"].sum() == 20
+    assert run.timeline["utilisation"].isna().all()
+    again = summarise(record_of(asked, answers))
+    assert results.summary.loc[0, "latency_mean_s"] == pytest.approx(again["latency_mean_s"])
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert "them, measured" in page
+    assert 'class="badge measured"' in page
+    policy = registry.find(results.experiment.policies[0].name)
+    with pytest.raises(InputError, match="measured on a live server"):
+        policy(None, None)  # type: ignore[arg-type]
+
+
+def test_requests_are_chosen_by_where_they_begin() -> None:
+    trace = Trace("t", np.array([1.0, 2.0, 4.0, 4.0, 7.0]), 10.0, ORIGIN)
+    part = without_gaps(trace, 1.5, 3)
+    assert part.arrival_s.tolist() == [0.0, 2.0, 2.0]
+    assert part.duration_s == 5.0
+    assert without_gaps(trace, 0.0, None).arrival_s.tolist() == [0.0, 1.0, 3.0, 3.0, 6.0]
+    with pytest.raises(InputError, match="--from-s"):
+        without_gaps(trace, 8.0, 3)
+
+
+def test_a_profile_s_prompts_are_those_of_the_simulated_run() -> None:
+    from argus_sim.workload import Workload, stream
+
+    trace = Trace("t", np.arange(50.0), 50.0, ORIGIN)
+    profile = ladder()
+    asked = Asked.of_profile(trace, profile, 5.0, seed=3)
+    workload = Workload.of(trace, profile, 5.0, stream(3, "prompts"))
+    assert asked.prompt.tolist() == workload.prompt.tolist()
+    assert asked.texts[asked.prompt[0]] == profile.prompt_texts[workload.prompt[0]]

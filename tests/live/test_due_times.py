@@ -1,0 +1,97 @@
+"""Requests that say when they are due: over HTTP, the live run is then the simulated one."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi", reason="needs the live extra: fastapi")
+pytest.importorskip("uvicorn", reason="needs the live extra: uvicorn")
+pytest.importorskip("aiohttp", reason="needs the live extra: aiohttp")
+httpx = pytest.importorskip("httpx", reason="needs the test extra: httpx")
+
+from argus_sim.fidelity import compare  # noqa: E402
+from argus_sim.live.client import Target, body, play  # noqa: E402
+from argus_sim.load import Asked, record_of  # noqa: E402
+from argus_sim.serve import choose_policy  # noqa: E402
+from argus_sim.simulate import simulate  # noqa: E402
+from tests.live.make_server import make_scene, running  # noqa: E402
+
+PATH = "/v1/images/generations"
+
+
+@pytest.mark.parametrize("policy", ["static", "argus"])
+def test_over_http_it_is_the_simulation(tmp_path: Path, policy: str) -> None:
+    scene = make_scene(tmp_path, policy)
+    seed, config = scene.experiment.seed, scene.experiment.traces[0]
+    trace = scene.trace(config, seed)
+    trace = trace.clip(float(trace.arrival_s[0]), trace.duration_s)
+    asked = Asked.of_profile(trace, scene.profile, scene.slo_s, seed)
+
+    async def test() -> None:
+        # Five seconds late: more than a loaded machine takes to send all requests.
+        async with running(scene, speed=60.0, due_times=5.0) as (url, _):
+            answers = await play(
+                Target(url, due_times=True, timeout_s=50),
+                trace.arrival_s,
+                [body(text) for text in asked.texts],
+                asked.prompt.tolist(),
+                speed=60.0,
+                warm_up=4,
+            )
+        live = record_of(asked, answers, by="server")
+        simulated = simulate(scene, choose_policy(scene, None), trace, seed)
+        np.testing.assert_array_equal(live.outcome, simulated.outcome)
+        np.testing.assert_array_equal(live.variant, simulated.variant)
+        np.testing.assert_array_equal(live.worker, simulated.worker)
+        np.testing.assert_array_equal(live.batch_size, simulated.batch_size)
+        np.testing.assert_allclose(live.finish_s, simulated.finish_s, atol=2e-6)
+        np.testing.assert_allclose(live.relative_quality, simulated.relative_quality)
+        assert all(abs(row.error) < 1e-5 for row in compare(live, simulated))
+        assert live.workers == 2
+
+    asyncio.run(asyncio.wait_for(test(), 120))
+
+
+@pytest.mark.parametrize("due", ["soon", "-1", "nan", "inf", "1e999"])
+def test_a_time_that_is_none_is_refused(tmp_path: Path, due: str) -> None:
+    async def test() -> None:
+        async with running(make_scene(tmp_path), due_times=0.1) as (url, service):
+            async with httpx.AsyncClient(base_url=url) as client:
+                response = await client.post(PATH, json={"prompt": "a fox"}, headers={"x-argus-due-s": due})
+                assert response.status_code == 400
+                assert response.json()["error"]["param"] == "x-argus-due-s"
+            assert service.executor.engine.arrived == 0
+
+    asyncio.run(asyncio.wait_for(test(), 60))
+
+
+def test_without_the_option_the_header_is_ignored(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with running(make_scene(tmp_path)) as (url, _), httpx.AsyncClient(base_url=url) as client:
+            response = await client.post(PATH, json={"prompt": "a fox"}, headers={"x-argus-due-s": "1e6"})
+            assert response.status_code == 200
+            assert float(response.headers["x-argus-arrival-s"]) < 1e5
+
+    asyncio.run(asyncio.wait_for(test(), 60))
+
+
+def test_what_is_not_due_yet_is_answered_at_a_stop(tmp_path: Path) -> None:
+    async def test() -> None:
+        stop = asyncio.Event()
+        async with running(make_scene(tmp_path), due_times=0.1, stop=stop, grace_s=0.2) as (url, service):
+            async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+                first = await client.post(PATH, json={"prompt": "a fox"}, headers={"x-argus-due-s": "0"})
+                assert first.status_code == 200
+                later = client.post(PATH, json={"prompt": "a fox"}, headers={"x-argus-due-s": "1e6"})
+                asked = asyncio.create_task(later)
+                while not service.executor.waiting:
+                    await asyncio.sleep(0.005)
+                stop.set()
+                assert (await asked).status_code == 503
+            assert service.executor.engine.arrived == 1
+
+    asyncio.run(asyncio.wait_for(test(), 60))
