@@ -12,11 +12,13 @@ import numpy as np
 import pandas as pd
 
 from argus_sim import metrics, plots
+from argus_sim.cache_metrics import cache_table
 from argus_sim.charts.story import TraceStory, tell
 from argus_sim.charts.svg import efficient
 from argus_sim.experiment import Experiment, TraceConfig
 from argus_sim.report import write_atomically, write_report
 from argus_sim.simulate import Scene
+from argus_sim.simulation.filling import FillingCacheConfig
 
 
 def conclude(
@@ -40,6 +42,9 @@ def conclude(
         stories=[_story(experiment, out, trace) for trace in experiment.traces],
         front=_profile_front(scene),
         facts=_facts(scene),
+        caches=[(trace.name, *_cache(experiment, out, trace)) for trace in experiment.traces]
+        if isinstance(experiment.cluster.cache, FillingCacheConfig)
+        else (),
         notes=[experiment.description] if experiment.description else [],
     )
 
@@ -85,6 +90,19 @@ def _story(experiment: Experiment, out: Path, trace: TraceConfig) -> TraceStory:
         {label: pd.read_parquet(folder / "outcomes.parquet", columns=_TOLD) for label, folder in first.items()},
         {label: pd.read_parquet(folder / "attempts.parquet") for label, folder in first.items()},
         {label: json.loads((folder / "events.json").read_text("utf-8")) for label, folder in first.items()},
+    )
+
+
+def _cache(experiment: Experiment, out: Path, trace: TraceConfig) -> tuple[list[str], list[list[str]]]:
+    """The table of what each policy's cache did."""
+
+    def totals(policy: str, seed: int) -> dict[str, Any]:
+        summary = out / policy / trace.name / str(seed) / "summary.json"
+        found: dict[str, Any] = json.loads(summary.read_text("utf-8"))["cache"]
+        return found
+
+    return cache_table(
+        {p.label: [totals(p.label, seed) for seed in experiment.seeds] for p in experiment.policies}
     )
 
 

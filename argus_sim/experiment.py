@@ -37,6 +37,7 @@ from argus_sim.sections import (
     named,
 )
 from argus_sim.settings import input_error, override, put, read_yaml
+from argus_sim.simulation.filling import FillingCacheConfig
 
 if TYPE_CHECKING:
     from argus_sim.results import Results
@@ -229,8 +230,16 @@ class Experiment(Section):
         kinds = tuple(
             k.model_copy(update={"profile": absolute(k.profile, or_name=True)}) for k in self.cluster.kinds
         )
-        cluster = self.cluster.model_copy(update={"kinds": kinds})
-        return self.model_copy(update={"profile": profile, "traces": traces, "cluster": cluster})
+        cache = self.cluster.cache
+        if isinstance(cache, FillingCacheConfig):
+            cache = cache.with_paths(lambda file: absolute(file, or_name=False))
+        prompts = self.prompts
+        if prompts is not None and prompts.recorded is not None:
+            log = prompts.recorded.model_copy(update={"file": absolute(prompts.recorded.file, or_name=False)})
+            prompts = prompts.model_copy(update={"recorded": log})
+        cluster = self.cluster.model_copy(update={"kinds": kinds, "cache": cache})
+        changed = {"profile": profile, "traces": traces, "cluster": cluster, "prompts": prompts}
+        return self.model_copy(update=changed)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -13,8 +13,9 @@ from typing import Any
 import yaml
 
 from argus_sim.errors import InputError
-from argus_sim.experiment import expand, is_lock
+from argus_sim.experiment import Experiment, expand, is_lock
 from argus_sim.simulate import Scene
+from argus_sim.simulation.filling import FillingCacheConfig
 from argus_sim.trace import find_trace
 
 LOCK = "experiment.lock.yaml"
@@ -48,19 +49,36 @@ def dump_lock(lock: dict[str, Any]) -> bytes:
 def _inputs(scene: Scene) -> dict[str, str]:
     experiment = scene.experiment
     inputs = {f"profile {scene.profile.name}": scene.profile.digest()}
+    for what, file, where in _files(experiment):
+        inputs[what] = _digest(expand(file, where=where), where)
     inputs |= {f"kind {kind.name}": kind.hardware.digest() for kind in scene.kinds}
     for trace in (part for whole in experiment.traces for part in whole.parts()):
         if trace.file is not None:
             where = f"experiment {experiment.name!r}: trace {trace.name!r}"
             path = expand(trace.file, where=where)
             path = find_trace(path) if trace.format is None else path
-            try:
-                inputs[f"trace {trace.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
-            except FileNotFoundError:
-                raise InputError(f"{path}: no such file", where=where) from None
-            except OSError as error:
-                raise InputError(f"{path} cannot be read: {error.strerror}", where=where) from None
+            inputs[f"trace {trace.name}"] = _digest(path, where)
     return inputs
+
+
+def _files(experiment: Experiment) -> Iterator[tuple[str, str, str]]:
+    """Files beside profile and traces: what they are, where they are, and the place in the experiment."""
+    where = f"experiment {experiment.name!r}"
+    cache, prompts = experiment.cluster.cache, experiment.prompts
+    if isinstance(cache, FillingCacheConfig):
+        for key, file in cache.files().items():
+            yield f"cache {key}", file, f"{where}: cluster.cache.{key}"
+    if prompts is not None and prompts.recorded is not None and prompts.recorded.file is not None:
+        yield "prompts recorded", prompts.recorded.file, f"{where}: prompts.recorded.file"
+
+
+def _digest(path: Path, where: str) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file", where=where) from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}", where=where) from None
 
 
 def versions() -> dict[str, str]:

@@ -265,6 +265,12 @@ def _edges(duration_s: float, window_s: float) -> Floats:
     return edges
 
 
+def windows_of(record: RunRecord, window_s: float) -> tuple[npt.NDArray[np.intp], int]:
+    """The timeline's window of each request, and how many windows there are."""
+    edges = _edges(record.duration_s, window_s)
+    return _window_of(record.arrival_s, edges), len(edges) - 1
+
+
 def _window_of(at_s: Floats, edges: Floats) -> npt.NDArray[np.intp]:
     """The window each moment is in; what is past the end is in the last one, so that nothing is dropped."""
     return np.clip(np.searchsorted(edges, at_s, side="right") - 1, 0, len(edges) - 2)

@@ -7,11 +7,12 @@ prompts (:class:`argus_sim.workload.Workload`). What is here replaces that draw,
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy.optimize import minimize_scalar
 
 from argus_sim.errors import InputError
@@ -71,12 +72,71 @@ class Bursts(_Section):
     window_s: Positive = 60.0
 
 
+class Recorded(_Section):
+    """The texts of a log, one per request and in its order.
+
+    The profile knows the quality of some hundred prompts only; a service sees many more texts, and it is texts
+    that an approximate cache finds. So each text stands with the profile's prompt of the nearest predicted
+    quality, as it
+    does in the live server: all that a policy may know of a prompt is that prediction. The cache sees the text.
+
+    Attributes:
+        file: ``.csv`` or ``.txt`` (a text per line); without one, the texts are those of the trace.
+        column: Of a ``.csv`` file.
+        start: How many texts come before the first request's.
+    """
+
+    file: str | None = None
+    column: str = "prompt"
+    start: Annotated[int, Field(ge=0)] = 0
+
+
+@dataclass(frozen=True)
+class RecordedTexts:
+    """Texts in the order of a log.
+
+    Attributes:
+        texts: The distinct ones.
+        order: int64[n], which of them each line of the log has.
+        prompt: int64[texts], the profile's prompt that stands in for each.
+        start: The line that the first request has.
+        where: Whose they are, for messages.
+    """
+
+    texts: tuple[str, ...]
+    order: Ints
+    prompt: Ints
+    start: int
+    where: str
+
+    def take(self, requests: int) -> Ints:
+        """int64[requests]: the text of each request; :class:`InputError` where there are not enough."""
+        if self.start + requests > len(self.order):
+            raise InputError(
+                f"has {len(self.order)} texts; {requests} requests from text {self.start} on need more. Use a "
+                "shorter trace (clip_s) or a longer log",
+                where=self.where,
+            )
+        return self.order[self.start : self.start + requests]
+
+    def before(self, requests: int) -> Ints:
+        """int64[requests]: the texts just before the first request's."""
+        if requests > self.start:
+            raise InputError(
+                f"has {self.start} texts before the first request's (prompts.recorded.start), and the cache is "
+                f"to start with those of {requests} earlier requests",
+                where=self.where,
+            )
+        return self.order[self.start - requests : self.start]
+
+
 class PromptsConfig(_Section):
     """How prompts are drawn; what is left out is as without the section.
 
     Attributes:
         zipf: Exponent of popularity: the r-th most popular prompt has a weight of r^-zipf. Which prompt has which
             rank is drawn. ``trace`` fits the exponent to the prompts of the trace, which must have some.
+        recorded: Texts of a log instead of all this.
         sessions, drift, bursts: See there. The difficulty of a prompt is how much quality the variants of the
             profile lose on it, on average, as a rank from -1 (easiest) to 1.
     """
@@ -85,6 +145,14 @@ class PromptsConfig(_Section):
     sessions: Sessions | None = None
     drift: Drift | None = None
     bursts: Bursts | None = None
+    recorded: Recorded | None = None
+
+    @model_validator(mode="after")
+    def _drawn_or_recorded(self) -> Self:
+        drawn = sorted(self.model_fields_set - {"recorded"})
+        if self.recorded is not None and drawn:
+            raise ValueError(f"recorded prompts are taken as they are; leave out {', '.join(drawn)}")
+        return self
 
     def draw(self, trace: Trace, profile: Profile, test: Ints, rng: np.random.Generator) -> Ints:
         """A prompt for each arrival.

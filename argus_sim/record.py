@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from argus_sim.domain import Outcome
+from argus_sim.domain import CacheHit, Outcome
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int32]
@@ -47,6 +47,51 @@ class FaultRecord:
     at_s: float
     worker: int
     kind: str
+
+
+@dataclass(slots=True)
+class CacheRecord:
+    """What an approximate cache that fills did, n requests long.
+
+    Attributes:
+        asked_s, answered_s: float64[n]; NaN for what was never looked up, and for an answer that never came.
+        steps: int16[n], the steps that the answer allowed to skip; 0 for a miss or a time-out, -1 without an
+            answer.
+        timed_out: bool[n], whether the answer was that none came in time.
+        similarity: float64[n], of the nearest cached prompt; NaN where there was none, or no answer in time.
+        latent_bytes: Size of a latent.
+        started_with: Entries at the start.
+        stored, evicted: Entries that came and went.
+        held, prompts_held: Entries at the end, and how many prompts they are of.
+        link_busy_s: How long the network was busy with latents.
+    """
+
+    asked_s: Floats
+    answered_s: Floats
+    steps: npt.NDArray[np.int16]
+    timed_out: npt.NDArray[np.bool_]
+    similarity: Floats
+    latent_bytes: int
+    started_with: int
+    stored: int = 0
+    evicted: int = 0
+    held: int = 0
+    prompts_held: int = 0
+    link_busy_s: float = 0.0
+
+    @classmethod
+    def empty(cls, n: int, latent_bytes: int, started_with: int) -> CacheRecord:
+        """Nothing has happened yet."""
+        asked_s, answered_s, similarity = (np.full(n, np.nan) for _ in range(3))
+        steps, timed_out = np.full(n, -1, dtype=np.int16), np.zeros(n, dtype=np.bool_)
+        return cls(asked_s, answered_s, steps, timed_out, similarity, latent_bytes, started_with)
+
+    def answer(self, row: int, at_s: float, hit: CacheHit, *, timed_out: bool) -> None:
+        """Note the answer that a request got; of one that asks twice, the last."""
+        self.answered_s[row] = at_s
+        self.timed_out[row] = timed_out
+        self.steps[row] = hit.max_skipped_steps
+        self.similarity[row] = hit.similarity
 
 
 @dataclass(frozen=True)
@@ -121,6 +166,8 @@ class RunRecord:
     loads: list[LoadRecord] = field(default_factory=list)
     plans: list[PlanRecord] = field(default_factory=list)
     faults: list[FaultRecord] = field(default_factory=list)
+    #: Of a cache that fills; a warm one leaves nothing.
+    cache: CacheRecord | None = None
 
     def __len__(self) -> int:
         return len(self.arrival_s)

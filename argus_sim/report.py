@@ -232,6 +232,7 @@ def write_report(
     axes: Sequence[AxisStory] = (),
     case: str = "trace",
     notes: Sequence[str] = (),
+    caches: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = (),
 ) -> None:
     """Writes an experiment's report: one HTML file with everything in it, as a whole or not at all.
 
@@ -251,6 +252,7 @@ def write_report(
         axes: Those of a sweep.
         case: What the column ``trace`` names: a trace, or something of a sweep.
         notes: Warnings and remarks, one paragraph each.
+        caches: What simulated caches did: ``(trace, headings, rows of cells)``, the first cell a policy.
     """
     unknown = {kind for _, kind, _ in provenance} - set(KINDS)
     if unknown:
@@ -284,6 +286,7 @@ def write_report(
             findings=findings(summary),
             notes=list(notes),
             axes=[axis_charts(drawing, axis) for axis in axes],
+            caches=list(caches),
             columns=_columns(aggregate),
             tables=_headline(aggregate, " ± ", summary),
             bars=_bars(aggregate),

@@ -29,6 +29,7 @@ import pandas as pd
 import yaml
 
 from argus_sim import metrics, sweep
+from argus_sim.cache_metrics import cache_timeline, summarise_cache
 from argus_sim.conclude import conclude
 from argus_sim.errors import InputError
 from argus_sim.experiment import Experiment, PolicyConfig, TraceConfig
@@ -146,7 +147,7 @@ def rehearse(scene: Scene) -> None:
             f"profile {profile.name!r} needs at least two training prompts and one test prompt, found {splits}"
         )
     for config in experiment.traces:
-        scene.trace(config, experiment.seed)
+        scene.rehearse(scene.trace(config, experiment.seed), experiment.seed)
     for policy in experiment.policies:
         scene.policy(policy, experiment.seed)
 
@@ -266,6 +267,8 @@ def write_run(
         **metrics.summarise(record),
         "peak": metrics.peak(record),
     }
+    if record.cache is not None:
+        summary["cache"] = summarise_cache(record.cache, record.duration_s)
     summary["share_of_bound"] = summary["quality_yield"] / bound if bound else math.nan
     folder = run.folder(out)
     partial = folder.with_name(f".{folder.name}.partial")
@@ -273,7 +276,10 @@ def write_run(
     partial.mkdir(parents=True)
     _write_parquet(record.frame(), partial / "outcomes.parquet")
     _write_parquet(record.attempts_frame(), partial / "attempts.parquet")
-    _write_parquet(metrics.timeline(record, window_s), partial / "timeline.parquet")
+    timeline = metrics.timeline(record, window_s)
+    if record.cache is not None:
+        timeline = timeline.join(cache_timeline(record, window_s))
+    _write_parquet(timeline, partial / "timeline.parquet")
     for name, table in (tables or {}).items():
         _write_parquet(table, partial / f"{name}.parquet")
     (partial / "events.json").write_text(json.dumps(no_nan(record.events())) + "\n", "utf-8")
@@ -336,7 +342,7 @@ def no_nan(value: Any) -> Any:
 def _summary(scene: Scene, summaries: list[dict[str, Any]]) -> pd.DataFrame:
     """The table of ``summary.csv``, by trace and policy as the experiment has them."""
     experiment = scene.experiment
-    summary = pd.DataFrame([{k: v for k, v in s.items() if k != "peak"} for s in summaries])
+    summary = pd.DataFrame([{k: v for k, v in s.items() if k not in ("peak", "cache")} for s in summaries])
     summary = summary.fillna(value=math.nan).infer_objects()
     order = {policy.label: i for i, policy in enumerate(experiment.policies)}
     traces = {trace.name: i for i, trace in enumerate(experiment.traces)}

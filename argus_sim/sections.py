@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from argus_sim.arrivals import ArrivalSpec
 from argus_sim.simulation.discriminator import DiscriminatorConfig
 from argus_sim.simulation.faults import Fault
+from argus_sim.simulation.filling import FillingCacheConfig
 from argus_sim.simulation.network import CacheConfig
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -161,6 +162,11 @@ class KindConfig(Section):
     speed: Positive = 1.0
 
 
+def _warm(data: Any) -> Any:
+    """A cache that does not say of which kind it is, is a warm one."""
+    return {"kind": "warm", **data} if isinstance(data, dict) else data
+
+
 class Cluster(Section):
     """The machines.
 
@@ -169,7 +175,8 @@ class Cluster(Section):
         kinds: GPUs of several kinds, in place of ``workers``. Those of the first kind have the first numbers.
         dispatch_s: Time from a request's arrival to the engine: network and routing decision.
         staleness_s: How old the queue lengths may be that a policy sees.
-        cache: The approximate cache.
+        cache: The approximate cache: ``warm`` (every prompt has a neighbour; the default) or ``simulated`` (it
+            fills, and what it holds decides).
         discriminator: What a cascade judges images with.
         faults: What goes wrong.
     """
@@ -178,7 +185,9 @@ class Cluster(Section):
     kinds: tuple[KindConfig, ...] = ()
     dispatch_s: NonNegative = 0.0
     staleness_s: NonNegative = 0.0
-    cache: CacheConfig = CacheConfig()
+    cache: Annotated[CacheConfig | FillingCacheConfig, BeforeValidator(_warm), Field(discriminator="kind")] = (
+        CacheConfig()
+    )
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     faults: tuple[Fault, ...] = ()
 

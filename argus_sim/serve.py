@@ -32,7 +32,7 @@ from argus_sim.live.zoo import live_zoo
 from argus_sim.profile import Profile
 from argus_sim.record import RunRecord
 from argus_sim.simulate import Scene, record_of
-from argus_sim.simulation.network import SimulatedCache
+from argus_sim.simulation.network import CacheConfig, SimulatedCache
 from argus_sim.workload import Workload, stream
 
 
@@ -155,6 +155,11 @@ def _emulated(scene: Scene, config: LiveConfig) -> tuple[Workers, Cache | None]:
         return workers, None
     deepest = max(v.skipped_steps for v in profile.variants)
     settings = scene.experiment.cluster.cache
+    if not isinstance(settings, CacheConfig):
+        raise InputError(
+            "a simulated cache is for simulations; emulated workers have a warm one (kind: warm)",
+            where=f"experiment {scene.experiment.name!r}: cluster.cache",
+        )
     return workers, EmulatedCache(SimulatedCache(settings, similarity, deepest, stream(config.seed, "cache")))
 
 

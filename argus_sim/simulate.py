@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from argus_sim import cache_setup
 from argus_sim.arrivals import generate, generate_file
+from argus_sim.cache_setup import filling_cache
 from argus_sim.core import affinity
 from argus_sim.core.bound import Bound, least_work_s, pooled_work_s, quality_bound
 from argus_sim.core.catalog import Catalog, Kind
@@ -25,15 +28,19 @@ from argus_sim.policies.base import Policy, Setup
 from argus_sim.profile import Profile
 from argus_sim.profile_changes import ProfileChanges
 from argus_sim.profile_import import import_profile
+from argus_sim.prompt_stream import RecordedTexts
 from argus_sim.provenance import Provenance
-from argus_sim.record import FaultRecord, LoadRecord, RunRecord
+from argus_sim.record import CacheRecord, FaultRecord, LoadRecord, RunRecord
 from argus_sim.sections import PerfectPredictor
 from argus_sim.simulation import faults
 from argus_sim.simulation.cluster import SimulatedCluster
 from argus_sim.simulation.discriminator import Discriminator
 from argus_sim.simulation.environment import Environment
+from argus_sim.simulation.filling import FillingCache, FillingCacheConfig
 from argus_sim.simulation.network import SimulatedCache
 from argus_sim.simulation.service import LoadTimes, ServiceTimes
+from argus_sim.stand_ins import with_stand_ins
+from argus_sim.textfile import texts_in
 from argus_sim.trace import Trace, find_trace, is_model
 from argus_sim.workload import Workload, stream
 
@@ -109,6 +116,38 @@ class Scene:
             trace = trace.scale_time(1.0 / factor) if config.peak.by == "time" else trace.scale_rate(factor, rng)
         return trace
 
+    def workload(self, trace: Trace, seed: int) -> Workload:
+        """The requests of a run."""
+        rng = stream(seed, "prompts")
+        prompts = self.experiment.prompts
+        return Workload.of(trace, self.profile, self.slo_s, rng, prompts, self.recorded(trace))
+
+    def rehearse(self, trace: Trace, seed: int) -> None:
+        """:class:`InputError` where a run's prompts or its cache could not be made."""
+        if self.experiment.prompts is not None and self.experiment.prompts.recorded is not None:
+            self.workload(trace, seed)
+        if isinstance(self.experiment.cluster.cache, FillingCacheConfig):
+            filling_cache(self, self.experiment.cluster.cache, trace, self.workload(trace, seed), seed)
+
+    def recorded(self, trace: Trace) -> RecordedTexts | None:
+        """The texts of the log that the experiment takes its prompts from, if it does.
+
+        Raises:
+            InputError: The file is none of texts, or the trace has none.
+        """
+        config = self.experiment.prompts.recorded if self.experiment.prompts else None
+        if config is None:
+            return None
+        where = f"experiment {self.experiment.name!r}: prompts.recorded"
+        if config.file is not None:
+            path = str(expand(config.file, where=where))
+            return _recorded(self.lessons or self.profile, path, config.column, config.start)
+        if trace.prompt is None:
+            raise InputError(f"trace {trace.name!r} has no texts; name a file that has", where=where)
+        lessons = self.lessons or self.profile
+        predictor = _predictors(lessons, "text")
+        return with_stand_ins(trace.prompt, lessons, predictor, config.start, f"trace {trace.name!r}")
+
     def assumptions(self) -> list[tuple[str, Provenance]]:
         """What the cluster adds to what profile and traces rest on."""
         experiment = self.experiment
@@ -120,6 +159,8 @@ class Scene:
             for table in ("latency", "loads")
             for part in kind.hardware.provenance_of(table)
         ]
+        if isinstance(experiment.cluster.cache, FillingCacheConfig):
+            hardware += cache_setup.assumptions(self, experiment.cluster.cache)
         if not judged:
             return hardware
         model = (
@@ -163,7 +204,7 @@ def simulate(
     def rng(purpose: str) -> np.random.Generator:
         return stream(seed, purpose)
 
-    workload = Workload.of(trace, profile, scene.slo_s, rng("prompts"), experiment.prompts)
+    workload = scene.workload(trace, seed)
     engine = Engine(
         scene.catalog,
         scene.policy(policy_config, seed, trace),
@@ -178,14 +219,22 @@ def simulate(
             return None
         return Discriminator(cluster.discriminator, profile.relative_quality(), len(trace), rng("discriminator"))
 
-    similarity = profile.similarity()
-    deepest = max(v.skipped_steps for v in profile.variants)
+    def cache() -> SimulatedCache | FillingCache | None:
+        if isinstance(cluster.cache, FillingCacheConfig):
+            return filling_cache(scene, cluster.cache, trace, workload, seed)
+        similarity = profile.similarity()
+        if similarity is None:
+            return None
+        deepest = max(v.skipped_steps for v in profile.variants)
+        return SimulatedCache(cluster.cache, similarity, deepest, rng("cache"))
+
+    service = cache()
     host = SimulatedCluster(
         engine,
         workload.arrival_s + cluster.dispatch_s,
         ServiceTimes.of(profile, len(trace), rng("service"), scene.kinds),
         LoadTimes(profile, rng("loads"), scene.kinds),
-        None if similarity is None else SimulatedCache(cluster.cache, similarity, deepest, rng("cache")),
+        service,
         discriminator(),
         env=env,
         max_wait_s=experiment.max_wait_slos * scene.slo_s if experiment.drop == "never" else float("inf"),
@@ -193,13 +242,14 @@ def simulate(
     for fault, fault_rng in zip(cluster.faults, rng("faults").spawn(len(cluster.faults)), strict=True):
         faults.start(fault, host, cluster.workers, fault_rng)
     host.run()
-    return record_of(scene, engine, workload, host.loads, host.faults)
+    told = service.record() if isinstance(service, FillingCache) else None
+    return record_of(scene, engine, workload, host.loads, host.faults, told)
 
 
 def hindsight(scene: Scene, trace: Trace, seed: int) -> Bound:
     """What no policy can exceed in :func:`simulate` with the same trace and seed."""
     cluster = scene.experiment.cluster
-    workload = Workload.of(trace, scene.profile, scene.slo_s, stream(seed, "prompts"), scene.experiment.prompts)
+    workload = scene.workload(trace, seed)
     service = ServiceTimes.of(scene.profile, len(trace), stream(seed, "service"), scene.kinds)
     # A worker that is sped up for a while may do everything at that speed.
     fastest = min([1.0, *(f.factor for f in cluster.faults if isinstance(f, faults.Slowdown))])
@@ -220,7 +270,12 @@ def hindsight(scene: Scene, trace: Trace, seed: int) -> Bound:
 
 
 def record_of(
-    scene: Scene, engine: Engine, workload: Workload, loads: list[LoadRecord], faults: list[FaultRecord]
+    scene: Scene,
+    engine: Engine,
+    workload: Workload,
+    loads: list[LoadRecord],
+    faults: list[FaultRecord],
+    cache: CacheRecord | None = None,
 ) -> RunRecord:
     """Put the columns of a run together and look up what no policy may: the quality of what was served."""
     profile = scene.profile
@@ -250,6 +305,7 @@ def record_of(
         loads=loads,
         plans=engine.floor.plans,
         faults=faults,
+        cache=cache,
         **columns,
     )
 
@@ -263,6 +319,8 @@ def forget() -> None:
     _import_profile.cache_clear()
     _changed.cache_clear()
     _predictors.cache_clear()
+    _recorded.cache_clear()
+    cache_setup.forget()
 
 
 def _profile(experiment: Experiment) -> Profile:
@@ -319,6 +377,11 @@ def _changed(profile: Profile, changes: ProfileChanges, where: str) -> Profile:
         return changes.apply(profile)
     except InputError as error:
         raise InputError(str(error), where=where) from None
+
+
+@lru_cache(maxsize=4)
+def _recorded(profile: Profile, path: str, column: str, start: int) -> RecordedTexts:
+    return with_stand_ins(texts_in(Path(path), column), profile, _predictors(profile, "text"), start, path)
 
 
 def _predictor(

@@ -10,12 +10,15 @@ import numpy.typing as npt
 from argus_sim.core.requests import Requests
 from argus_sim.errors import InputError
 from argus_sim.profile import Profile
-from argus_sim.prompt_stream import PromptsConfig
+from argus_sim.prompt_stream import PromptsConfig, RecordedTexts
 from argus_sim.trace import Trace
 
 #: Purposes that random numbers are drawn for. Each has a stream of its own, so that what one draws never
 #: changes what another gets; the number of a purpose is part of what a seed means, so new ones go at the end.
-STREAMS = ("arrivals", "prompts", "service", "loads", "cache", "faults", "policy", "discriminator", "predictor")
+STREAMS = (
+    *("arrivals", "prompts", "service", "loads", "cache", "faults", "policy", "discriminator", "predictor"),
+    "similarity",
+)
 
 
 def stream(seed: int, purpose: str) -> np.random.Generator:
@@ -33,6 +36,8 @@ class Workload:
         prompt: int32[n], index into the profile's prompts.
         slo_s: The deadline of each request after its arrival.
         duration_s: Length of the trace.
+        texts: Distinct texts, where these are recorded ones; empty where a prompt's text is the profile's.
+        text: int32[n], index into ``texts``; None where a prompt's text is the profile's.
     """
 
     arrival_s: npt.NDArray[np.float64]
@@ -40,6 +45,8 @@ class Workload:
     prompt: npt.NDArray[np.int32]
     slo_s: float
     duration_s: float
+    texts: tuple[str, ...] = ()
+    text: npt.NDArray[np.int32] | None = None
 
     @classmethod
     def of(
@@ -49,12 +56,21 @@ class Workload:
         slo_s: float,
         rng: np.random.Generator,
         prompts: PromptsConfig | None = None,
+        recorded: RecordedTexts | None = None,
     ) -> Workload:
         """Draw a prompt for each arrival from those the predictors were not trained on, uniformly by default.
 
+        Recorded texts are taken in their order instead, each with the prompt that stands in for it.
+
         Raises:
-            InputError: The profile has no test prompts, or one of them has no quality at some variant.
+            InputError: The profile has no test prompts, one of them has no quality at some variant, or there are
+                fewer recorded texts than arrivals.
         """
+        if recorded is not None:
+            text = recorded.take(len(trace)).astype(np.int32)
+            prompt = recorded.prompt[text].astype(np.int32)
+            deadline_s = trace.arrival_s + slo_s
+            return cls(trace.arrival_s, deadline_s, prompt, slo_s, trace.duration_s, recorded.texts, text)
         test = np.flatnonzero(~profile.is_train)
         if not len(test):
             raise InputError(

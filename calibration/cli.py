@@ -330,6 +330,48 @@ def fit(
     output.say(f"on {result.judgements[0].prompts} test prompts; calibration error: {errors}")
 
 
+@app.command(epilog=output.examples("argus-calibrate embed artefact-a100 --out my/prompts.parquet"))
+def embed(
+    texts: Annotated[list[str], typer.Argument(help="Profiles, .txt files (a text per line) or .csv files.")],
+    out: Annotated[Path, typer.Option(help="The Parquet file.")],
+    column: Annotated[list[str], typer.Option(help="Columns of the .csv files that hold texts.")] = ["prompt"],  # noqa: B006
+    embedding: Annotated[str, typer.Option(help="minilm or minilm=FOLDER.")] = "minilm",
+) -> None:
+    """Make the sentence embeddings that a simulated cache reads: cluster.cache.embeddings of an experiment."""
+    from calibration.embed import make, texts_of
+
+    made = make(texts_of(texts, column), embedding)
+    made.save(out)
+    output.say(f"{out}  {len(made.texts)} texts, {made.vectors.shape[1]} dimensions")
+
+
+@app.command("cache-log", epilog=output.examples("argus-calibrate cache-log log.csv --embedding my/log.parquet"))
+def cache_log(
+    log: Annotated[Path, typer.Argument(help="CSV with the columns Scores, Queries, Caches.")],
+    embedding: Annotated[str, typer.Option(help="hashed, or a file that embed made of the log.")] = "hashed",
+    fit_rows: Annotated[int, typer.Option(help="Fit to this many rows from the start.", min=100)] = 10_000,
+    scale: Annotated[Path | None, typer.Option(help="Write the scale to this JSON file.")] = None,
+    seeds: Annotated[int, typer.Option(help="Replays, each with quantiles of its own.", min=1)] = 3,
+    as_json: output.Json = False,
+) -> None:
+    """Fit a scale of similarity to one part of a cache's log, and replay the log in a simulated cache."""
+    from argus_sim.report import write_atomically
+    from calibration.cache_log import CacheLog, vectors_of
+    from calibration.cache_report import lines, study
+
+    read = CacheLog.read(log)
+    name, vectors = vectors_of(read, embedding)
+    found = study(read, vectors, name, fit_rows=fit_rows, seeds=seeds)
+    if scale is not None:
+        write_atomically(scale, (found.scale.model_dump_json() + "\n").encode())
+        output.remark(f"wrote {scale}")
+    if as_json:
+        output.show_json(found.plain())
+        return
+    for line in lines(found):
+        output.say(line)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: a wrong input is one message on stderr and code 2."""
     for package in ("diffusers", "transformers", "torch", "torchmetrics", "DeepCache", "tomesd"):

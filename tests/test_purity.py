@@ -32,7 +32,7 @@ IMPURE_CALLS = {"open", "input", "print", "exec", "eval", "read_text", "read_byt
 LAYERS = {
     0: {"errors", "domain", "__version__"},
     1: {"provenance", "columns", "record", "profile", "profile_checks", "profile_tables", "profile_import"}
-    | {"profile_changes", "rating_profile", "ratings", "prompt_stream"}
+    | {"profile_changes", "rating_profile", "ratings", "prompt_stream", "textfile", "embeddings", "similarity"}
     | {"trace", "tracefile", "trace_stats", "rate", "arrivals", "fitted", "fit", "importers"},
     2: {"core"},
     3: {"policies"},

@@ -43,7 +43,12 @@ class QualityPredictor:
     of_texts: Callable[[Sequence[str]], Floats] | None = None
 
     def stand_in(self, text: str) -> int:
-        """The prompt of the profile whose predicted quality is nearest to that of a text it does not know.
+        """:meth:`stand_ins` of one text."""
+        return int(self.stand_ins([text])[0])
+
+    def stand_ins(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
+        """int64[n]: the prompts of the profile whose predicted quality is nearest to that of texts it does not
+        know.
 
         A policy knows prompts by their position in the profile, and all it may know of one is its predicted
         quality: so a prompt with (nearly) the same prediction is treated in (nearly) the same way, tables keep
@@ -52,8 +57,11 @@ class QualityPredictor:
         """
         if self.of_texts is None:
             raise InputError("this predictor knows the profile's prompts only; serve with predictor: text")
-        distance = ((self.predicted - self.of_texts([text])) ** 2).sum(axis=1)
-        return int(np.argmin(distance))
+        predicted = self.of_texts(texts)
+        nearest = np.empty(len(texts), dtype=np.int64)
+        for i, row in enumerate(predicted):
+            nearest[i] = np.argmin(((self.predicted - row) ** 2).sum(axis=1))
+        return nearest
 
     def affinity(self, ladder: Sequence[VariantId], tolerance: float) -> npt.NDArray[np.int64]:
         """int64[P]: the most approximate level of a ladder predicted within ``tolerance`` of the ladder's best.

@@ -17,6 +17,7 @@ An insertion counts as the first use of its entries; of equals the one used long
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
@@ -225,8 +226,8 @@ class LatentCache:
         eviction: str = "lru",
         future: Future | None = None,
     ) -> None:
-        self._levels = sorted(levels.items())
-        if not levels or [s for _, s in self._levels] != sorted(levels.values()):
+        self._depths, self._above = sorted(levels), [levels[k] for k in sorted(levels)]
+        if not levels or self._above != sorted(self._above):
             raise ValueError(f"similarities must rise with the steps skipped, found {dict(levels)}")
         if capacity is not None and capacity < len(levels):
             raise ValueError(f"room for {capacity} entries, but one prompt has {len(levels)}")
@@ -264,7 +265,8 @@ class LatentCache:
 
     def deepest(self, similarity: float) -> int:
         """The most steps that a similarity allows to skip; 0 for none."""
-        return max((steps for steps, above in self._levels if similarity > above), default=0)
+        passed = bisect_left(self._above, similarity)
+        return self._depths[passed - 1] if passed else 0
 
     def lookup(self, vector: Vector, scale: Callable[[float], float] | None = None) -> Found:
         """The nearest prompt and the deepest of its latents that may be used, which counts as a use of it.
@@ -300,7 +302,7 @@ class LatentCache:
         """
         self._clock += 1
         have = self._prompts[key].entries.keys() if key in self._prompts else ()
-        wanted = [k for k, _ in self._levels] if steps is None else sorted(steps)
+        wanted = self._depths if steps is None else sorted(steps)
         gone: list[Latent] = []
         while self.capacity is not None and self._entries + sum(k not in have for k in wanted) > self.capacity:
             gone.append(self.evict())

@@ -20,6 +20,7 @@ from argus_sim.errors import InputError
 from argus_sim.record import FaultRecord, LoadRecord
 from argus_sim.simulation.discriminator import Discriminator
 from argus_sim.simulation.environment import Environment, StreamEnvironment, Tick
+from argus_sim.simulation.filling import FillingCache
 from argus_sim.simulation.network import SimulatedCache
 from argus_sim.simulation.service import LoadTimes, ServiceTimes
 
@@ -45,7 +46,7 @@ class SimulatedCluster:
         arrival_s: npt.NDArray[np.float64],
         service: ServiceTimes,
         loads: LoadTimes | None = None,
-        cache: SimulatedCache | None = None,
+        cache: SimulatedCache | FillingCache | None = None,
         discriminator: Discriminator | None = None,
         *,
         env: Environment | None = None,
@@ -63,12 +64,13 @@ class SimulatedCluster:
         self._draw = service.draw
         self._tick_at = self.env.tick_at
         self._load_times = loads
-        self._cache = cache
+        self._cache = cache if isinstance(cache, SimulatedCache) else None
+        self._filling = cache if isinstance(cache, FillingCache) else None
         self._prompt = engine.requests.prompt
         self._answer_at: Callable[[float, int], None] | None = None
         self._cache_latency_s = 0.0
-        if cache is not None and cache.constant:
-            self._cache_latency_s = cache.latency_s
+        if self._cache is not None and self._cache.constant:
+            self._cache_latency_s = self._cache.latency_s
             self._answer_at = self.env.lane(self._cache_answered)
         self._max_wait_s = max_wait_s
         workers = len(engine.workers)
@@ -79,6 +81,9 @@ class SimulatedCluster:
                 raise ValueError(f"policy {engine.policy.name!r} needs a discriminator")
             self._batch_done = self._judged
             self._discriminator = discriminator
+        if self._filling is not None:
+            self._told = self._batch_done
+            self._batch_done = self._stored
         self._ends = [Tick(self._batch_done, worker) for worker in range(workers)]
         self._slowdown: dict[int, float] = {}
         self._slow_by: dict[int, list[float]] = {}
@@ -169,6 +174,13 @@ class SimulatedCluster:
         confidence = [self._discriminator.confidence(row, self._prompt[row], batch.variant) for row in batch.rows]
         return self.engine.batch_done(now, worker, confidence)
 
+    def _stored(self, now: float, worker: int) -> Sequence[Command]:
+        """A batch ended; the latents of images that were generated in full go into the cache."""
+        batch = self.engine.workers[worker].batch
+        if self._filling is not None and batch.rows and batch.variant == self.engine.catalog.base:
+            self._filling.generated(now, batch.rows)
+        return self._told(now, worker)
+
     def _woken(self, now: float, _: int) -> Sequence[Command]:
         return self.engine.woken(now)
 
@@ -203,6 +215,9 @@ class SimulatedCluster:
 
     def _look_up(self, now: float, row: int) -> None:
         """Ask a cache whose answers take different times."""
+        if self._filling is not None:
+            self._filling.look_up(now, row, self._tick_at, self.engine.cache_answered)
+            return
         if self._cache is None:
             raise InputError("a variant that skips steps needs a cache; the profile has no similarity table")
         hit = self._cache.answer(now, self.engine.requests.prompt[row])

@@ -1,9 +1,12 @@
-"""The approximate cache as the cluster sees it: an answer that takes a while and sometimes does not come."""
+"""The approximate cache as the cluster sees it: an answer that takes a while and sometimes does not come.
+
+Here are a cache that is always warm and what it shares with one that fills (:mod:`argus_sim.simulation.filling`).
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +28,8 @@ class CacheTrouble(BaseModel):
     latency_s: Positive | None = None
 
 
-class CacheConfig(BaseModel):
-    """How the cache answers.
+class Answers(BaseModel):
+    """How soon a cache knows the nearest prompt.
 
     Attributes:
         latency_s: Mean time to find the nearest prompt and fetch its latents. The default is what MoDM
@@ -42,6 +45,34 @@ class CacheConfig(BaseModel):
     latency_cv: NonNegative = 0.0
     timeout_s: Positive = 1.0
     trouble: tuple[CacheTrouble, ...] = ()
+
+
+class CacheConfig(Answers):
+    """A warm cache: every prompt has a neighbour, as similar as the profile's similarity table says."""
+
+    kind: Literal["warm"] = "warm"
+
+
+class LookUpTimes:
+    """How long look-ups take."""
+
+    def __init__(self, config: Answers, rng: np.random.Generator) -> None:
+        self._config = config
+        self._rng = rng
+        variance = math.log1p(config.latency_cv**2)
+        self._mu = -variance / 2.0
+        self._sigma = math.sqrt(variance)
+
+    def draw(self, now: float) -> float | None:
+        """The time of one that begins now; None if it would exceed the time-out."""
+        config = self._config
+        latency_s: float | None = config.latency_s
+        for trouble in config.trouble:
+            if trouble.at_s <= now < trouble.at_s + trouble.for_s:
+                latency_s = trouble.latency_s
+        if latency_s is not None and config.latency_cv:
+            latency_s *= math.exp(self._mu + self._sigma * float(self._rng.standard_normal()))
+        return None if latency_s is None or latency_s > config.timeout_s else latency_s
 
 
 class SimulatedCache:
@@ -61,14 +92,11 @@ class SimulatedCache:
         deepest: int,
         rng: np.random.Generator,
     ) -> None:
-        self._config = config
+        self._timeout_s = config.timeout_s
         self._hit = [CacheHit(float(s), deepest, config.latency_s) for s in similarity]
         self.latency_s = config.latency_s
         self._deepest = deepest
-        self._rng = rng
-        variance = math.log1p(config.latency_cv**2)
-        self._mu = -variance / 2.0
-        self._sigma = math.sqrt(variance)
+        self._times = LookUpTimes(config, rng)
         #: True when every answer takes ``latency_s``.
         self.constant = not config.trouble and not config.latency_cv and config.latency_s <= config.timeout_s
 
@@ -77,13 +105,34 @@ class SimulatedCache:
         hit = self._hit[prompt]
         if self.constant:
             return hit
-        config = self._config
-        latency_s: float | None = config.latency_s
-        for trouble in config.trouble:
-            if trouble.at_s <= now < trouble.at_s + trouble.for_s:
-                latency_s = trouble.latency_s
-        if latency_s is not None and config.latency_cv:
-            latency_s *= math.exp(self._mu + self._sigma * float(self._rng.standard_normal()))
-        if latency_s is None or latency_s > config.timeout_s:
-            return CacheHit(math.nan, 0, config.timeout_s)
+        latency_s = self._times.draw(now)
+        if latency_s is None:
+            return CacheHit(math.nan, 0, self._timeout_s)
         return CacheHit(hit.similarity, self._deepest, latency_s)
+
+
+class Link:
+    """A network of finite bandwidth: one transfer at a time, first come, first served.
+
+    Args:
+        bandwidth_bytes_per_s: None for no limit.
+    """
+
+    def __init__(self, bandwidth_bytes_per_s: float | None) -> None:
+        self._seconds_per_byte = 1.0 / bandwidth_bytes_per_s if bandwidth_bytes_per_s else 0.0
+        self._free_s = 0.0
+        #: How long it has been busy, or will have been with what it was given.
+        self.busy_s = 0.0
+
+    def send(self, now: float, size_bytes: int, *, until_s: float = math.inf) -> float | None:
+        """When a transfer that is asked for now ends; None if that is after ``until_s``.
+
+        One that has not begun by then never does; one that has is cut off, and its time was wasted.
+        """
+        start_s = max(now, self._free_s)
+        if start_s >= until_s:
+            return None
+        end_s = start_s + size_bytes * self._seconds_per_byte
+        self._free_s = min(end_s, until_s)
+        self.busy_s += self._free_s - start_s
+        return end_s if end_s <= until_s else None

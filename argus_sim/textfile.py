@@ -1,0 +1,34 @@
+"""Texts in a file: a column of a CSV file, or a line each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from argus_sim.columns import read_texts
+from argus_sim.errors import InputError
+
+
+def texts_in(path: Path, column: str) -> list[str]:
+    """The texts in their order; empty lines and cells are left out.
+
+    Args:
+        path: ``.csv``, or ``.txt`` with a text per line.
+        column: Of a ``.csv`` file.
+
+    Raises:
+        InputError: No such file or column, another suffix, or no text at all.
+    """
+    if path.suffix not in (".csv", ".txt"):
+        raise InputError(
+            f"texts are in .csv or .txt files, not {path.suffix or 'one without a suffix'}", where=str(path)
+        )
+    if not path.is_file():
+        raise InputError("no such file", where=str(path))
+    try:
+        lines = read_texts(path, column) if path.suffix == ".csv" else path.read_text("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"is not text in UTF-8: {error.reason}", where=str(path)) from None
+    texts = [text for text in lines if text]
+    if not texts:
+        raise InputError("holds no text", where=str(path))
+    return texts
