@@ -149,7 +149,8 @@ class PromptsConfig(_Section):
 
     @model_validator(mode="after")
     def _drawn_or_recorded(self) -> Self:
-        drawn = sorted(self.model_fields_set - {"recorded"})
+        named = {"zipf": self.zipf, "sessions": self.sessions, "drift": self.drift, "bursts": self.bursts}
+        drawn = [name for name, value in named.items() if value]
         if self.recorded is not None and drawn:
             raise ValueError(f"recorded prompts are taken as they are; leave out {', '.join(drawn)}")
         return self

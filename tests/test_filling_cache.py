@@ -359,6 +359,7 @@ def test_recorded_texts_are_taken_in_their_order(tmp_path: Path) -> None:
     experiment = an_experiment(
         tmp_path, {"scale": "cosine"}, prompts={"recorded": {"file": "log.csv", "start": 1}}
     )
+    assert Experiment.model_validate_json(experiment.model_dump_json()) == experiment
     record = record_of(experiment)
     known = PROFILE.prompts.index("p4")
     assert record.prompt[0] == record.prompt[3] == known
