@@ -1,6 +1,8 @@
 """Run the analytic and golden tests and put what they found into validation.md: ``make validation``.
 
 The table of rankings is made from ``runs/fitted`` where that is; its experiment needs the recorded data sets.
+The cache's log is replayed where the environment has ``ARGUS_DATA`` (the recorded data sets) and
+``ARGUS_LOG_EMBEDDINGS`` (a file that ``argus-calibrate embed`` made of the log); else its table stays as it is.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from argus_sim.cli.tables import put_between_marks
 from argus_sim.intervals import agreement
 from argus_sim.report import write_atomically
 from argus_sim.results import Results
+from calibration.cache_log import THRESHOLDS, CacheLog, vectors_of
+from calibration.cache_report import study
 
 PAGE = Path(__file__).with_name("validation.md")
 FITTED = PAGE.parent.parent / "runs" / "fitted"
@@ -41,6 +45,8 @@ def main() -> int:
             tables["rankings"] = rankings(Results.load(FITTED).summary)
         for name, table in tables.items():
             text = put_between_marks(text, name, table, where=str(PAGE))
+        if os.environ.get("ARGUS_DATA") and os.environ.get("ARGUS_LOG_EMBEDDINGS"):
+            text = put_between_marks(text, "cache", cache(), where=str(PAGE))
         write_atomically(PAGE, text.encode("utf-8"))
     return 0
 
@@ -95,6 +101,30 @@ def rankings(summary: pd.DataFrame) -> str:
 def _order(summary: pd.DataFrame, trace: str) -> str:
     means = summary[summary["trace"] == trace].groupby("policy")["quality_yield"].mean()
     return ", ".join(f"{policy} {mean:.3f}" for policy, mean in means.sort_values(ascending=False).items())
+
+
+def cache() -> str:
+    """The log of the artefact's cache beside simulated ones: depths in % of the queries, and hit ratios."""
+    log = CacheLog.read(Path(os.environ["ARGUS_DATA"]) / "unclear_licence" / "argus_cache_retrieval_log_20k.csv")
+    studies = []
+    for embedding in (os.environ["ARGUS_LOG_EMBEDDINGS"], "hashed"):
+        name, vectors = vectors_of(log, embedding)
+        studies.append(study(log, vectors, name, fit_rows=10_000, seeds=5))
+    columns = ["0", *map(str, THRESHOLDS)]
+    lines = ["", "| queries | cache | " + " | ".join(columns) + " | largest difference |"]
+    lines += ["| --- | --- |" + " ---: |" * (len(columns) + 1)]
+    for parts in zip(*(s.parts for s in studies), strict=True):
+        what = {"all": "all 20,000", "fitted": "1 to 10,000 (fitted)", "held out": "10,001 to 20,000 (held out)"}
+        rows = [("log", parts[0].recorded, "")]
+        rows += [(s.embedding, p.simulated, f"{p.worst:.2f}") for s, p in zip(studies, parts, strict=True)]
+        lines += [
+            f"| {what[parts[0].name]} | {who} | " + " | ".join(f"{v:.2f}" for v in values) + f" | {worst} |"
+            for who, values, worst in rows
+        ]
+    ratios = [("log", studies[0].recorded), *((s.embedding, s.simulated) for s in studies)]
+    lines += ["", "| hit ratio of each 2,000 queries |" + " |" * 10, "| --- |" + " ---: |" * 10]
+    lines += [f"| {who} | " + " | ".join(f"{v:.3f}" for v in values) + " |" for who, values in ratios]
+    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":
