@@ -211,7 +211,9 @@ RUSH = {"kind": "poisson", "duration_s": 1200, "rate_per_min": 60}
 
 def start(folder: Path, out: Path) -> subprocess.Popen[str]:
     """``argus-sim run`` in a process group of its own, long enough to be cut off."""
-    command = [sys.executable, "-c", "import sys; from argus_sim.cli import main; sys.exit(main())"]
+    # As from a terminal: what starts the tests in the background may have Ctrl-C ignored.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"{heard}; import sys; from argus_sim.cli import main; sys.exit(main())"]
     command += ["run", str(folder / "small.yaml"), "--jobs", "2", "--out", str(out), "--seeds", "8"]
     command += ["--set", f"traces=[{{name: rush, generate: {json.dumps(RUSH)}}}]"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
