@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from argus_sim.core.cache import ARTEFACT_THRESHOLDS, Future, LatentCache, Vector
+from argus_sim.core.cache import ARTEFACT_THRESHOLDS, Future, LatentCache
+from argus_sim.core.nearest import Vector
 from argus_sim.embeddings import HASHED, Embeddings, hashed
 from argus_sim.errors import InputError
 from argus_sim.experiment import expand

@@ -16,11 +16,12 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from argus_sim.core.cache import RULES
 from argus_sim.core.engine import Engine
 from argus_sim.core.requests import Requests
 from argus_sim.errors import InputError, did_you_mean
 from argus_sim.experiment import PolicyConfig
-from argus_sim.live.cache import CacheSettings, LatentCache
+from argus_sim.live.cache import CacheSettings, LatentFiles
 from argus_sim.live.clock import Clock
 from argus_sim.live.emulation import EmulatedCache, EmulatedWorkers
 from argus_sim.live.executor import Cache, Executor, Workers
@@ -32,6 +33,7 @@ from argus_sim.live.zoo import live_zoo
 from argus_sim.profile import Profile
 from argus_sim.record import RunRecord
 from argus_sim.simulate import Scene, record_of
+from argus_sim.simulation.filling import FillingCacheConfig
 from argus_sim.simulation.network import CacheConfig, SimulatedCache
 from argus_sim.workload import Workload, stream
 
@@ -179,8 +181,8 @@ def _real(scene: Scene, config: LiveConfig) -> tuple[Workers, Cache | None]:
     zoo = live_zoo(profile, wanted.zoo, folders=wanted.weights, device=wanted.device, threads=wanted.threads)
     cache = None
     if zoo.cached_model is not None:
-        similarity = profile.similarity()
-        cache = LatentCache(
+        similarity, settings = profile.similarity(), scene.experiment.cluster.cache
+        cache = LatentFiles(
             CacheSettings(
                 zoo.cached_model,
                 zoo.cached_steps,
@@ -189,11 +191,24 @@ def _real(scene: Scene, config: LiveConfig) -> tuple[Workers, Cache | None]:
                 embedding=wanted.embedding or embedding_of(profile),
                 # Further away than any neighbour that the profile's quality was measured with is a miss.
                 min_similarity=-1.0 if similarity is None else float(similarity.min()),
-                timeout_s=scene.experiment.cluster.cache.timeout_s,
+                timeout_s=settings.timeout_s,
+                **_as_simulated(settings, f"experiment {scene.experiment.name!r}: cluster.cache"),
             ),
             patience=wanted.patience,
         )
     return DiffusersWorkers(zoo, cache, wanted.patience), cache
+
+
+def _as_simulated(settings: CacheConfig | FillingCacheConfig, where: str) -> dict[str, Any]:
+    """What of a simulated cache holds for the real one too; the rest of it describes what is real here."""
+    if not isinstance(settings, FillingCacheConfig):
+        return {}
+    if settings.eviction not in RULES:
+        raise InputError(
+            f"{settings.eviction!r} knows the future; a server can have {', '.join(RULES)}",
+            where=f"{where}.eviction",
+        )
+    return {"eviction": settings.eviction, "thresholds": settings.thresholds}
 
 
 def embedding_of(profile: Profile) -> str:

@@ -19,14 +19,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from heapq import heappop, heappush
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-Vector = npt.NDArray[np.float32]
+from argus_sim.core.nearest import ExactIndex, Vector
 
 #: Where the thresholds of the artefact lie: part of the steps skipped -> similarity that has to be exceeded.
 ARTEFACT_THRESHOLDS = {0.1: 0.65, 0.2: 0.75, 0.3: 0.85, 0.4: 0.90, 0.5: 0.95}
@@ -75,20 +75,21 @@ class Future(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """Latents of one depth. Times are counts of look-ups and insertions."""
+    """Latents of a prompt, of one depth or up to it. Times are counts of look-ups and insertions.
 
-    prompt: _Prompt
+    Attributes:
+        key: Of the prompt; hashable.
+    """
+
+    key: Any
     steps: int
     inserted: int
     used: int
     uses: int = 1
 
-
-@dataclass(slots=True, eq=False)
-class _Prompt:
-    key: Hashable
-    at: int
-    entries: dict[int, Entry] = field(default_factory=dict)
+    def use(self, now: int) -> None:
+        self.used = now
+        self.uses += 1
 
 
 class Eviction(Protocol):
@@ -110,27 +111,32 @@ _RANKS: dict[str, Callable[[Entry], Rank]] = {
 }
 
 
-class _Ranked:
-    """The lowest rank goes. A rank never falls, so one noted earlier is a lower bound: look again before use."""
+class Ranked:
+    """The lowest rank goes. A rank never falls, so one noted earlier is a lower bound: look again before use.
 
-    def __init__(self, rank: Callable[[Entry], Rank]) -> None:
-        self._rank = rank
+    Args:
+        rule: One of :data:`RULES`.
+    """
+
+    def __init__(self, rule: str) -> None:
+        self._rank = _RANKS[rule]
         self._heap: list[tuple[Rank, int, Entry]] = []
         self._count = 0
 
-    def added(self, entry: Entry, vector: Vector) -> None:
-        self._note(entry)
+    def __len__(self) -> int:
+        """How many entries have been added and not been the victim."""
+        return len(self._heap)
 
-    def _note(self, entry: Entry) -> None:
+    def added(self, entry: Entry, vector: Vector | None = None) -> None:
         self._count += 1
         heappush(self._heap, (self._rank(entry), self._count, entry))
 
-    def victim(self, position: int) -> Entry:
+    def victim(self, position: int = -1) -> Entry:
         while True:
             noted, _, entry = heappop(self._heap)
             if noted == self._rank(entry):
                 return entry
-            self._note(entry)
+            self.added(entry)
 
 
 class _Belady:
@@ -138,11 +144,11 @@ class _Belady:
         self._future = future
         self._uses: dict[Entry, npt.NDArray[np.int64]] = {}
         self._next: dict[Entry, float] = {}
-        self._last: tuple[_Prompt | None, npt.NDArray[np.int64]] = (None, np.empty(0, dtype=np.int64))
+        self._last: tuple[Hashable, npt.NDArray[np.int64]] = (None, np.empty(0, dtype=np.int64))
 
     def added(self, entry: Entry, vector: Vector) -> None:
-        if self._last[0] is not entry.prompt:
-            self._last = (entry.prompt, self._future.steps(vector)[self._future.stream])
+        if self._last[0] != entry.key:
+            self._last = (entry.key, self._future.steps(vector)[self._future.stream])
         self._uses[entry] = np.flatnonzero(self._last[1] == entry.steps)
         self._next[entry] = -1.0
 
@@ -157,39 +163,9 @@ class _Belady:
         return furthest
 
 
-EVICTIONS = (*_RANKS, "oracle")
-
-
-class _Index:
-    """Exact nearest neighbours: one product of a matrix with a vector. The rows in use are the first ones.
-
-    A look-up among 10,000 vectors of 384 numbers takes about 1 ms on one core, and it grows in proportion.
-    """
-
-    def __init__(self, dimension: int) -> None:
-        self._rows: Vector = np.zeros((64, dimension), dtype=np.float32)
-        self.prompts: list[_Prompt] = []
-
-    def add(self, key: Hashable, vector: Vector) -> _Prompt:
-        n = len(self.prompts)
-        if n == len(self._rows):
-            self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
-        self._rows[n] = vector
-        prompt = _Prompt(key, n)
-        self.prompts.append(prompt)
-        return prompt
-
-    def remove(self, prompt: _Prompt) -> None:
-        last = self.prompts.pop()
-        if last is not prompt:  # the last row takes its place
-            self._rows[prompt.at] = self._rows[last.at]
-            self.prompts[prompt.at] = last
-            last.at = prompt.at
-
-    def nearest(self, vector: Vector) -> tuple[_Prompt, float]:
-        cosines = self._rows[: len(self.prompts)] @ vector
-        at = int(np.argmax(cosines))
-        return self.prompts[at], round(float(cosines[at]), _DECIMALS)
+#: Rules that know only the past.
+RULES = tuple(_RANKS)
+EVICTIONS = (*RULES, "oracle")
 
 
 class LatentCache:
@@ -235,12 +211,11 @@ class LatentCache:
             raise ValueError(f"no eviction {eviction!r}; allowed are {', '.join(EVICTIONS)}")
         if eviction == "oracle" and future is None:
             raise ValueError("the oracle needs to know the future")
-        self._eviction: Eviction = (
-            _Belady(future) if eviction == "oracle" and future else _Ranked(_RANKS[eviction])
-        )
+        self._eviction: Eviction = _Belady(future) if eviction == "oracle" and future else Ranked(eviction)
         self.capacity = capacity
-        self._index = _Index(dimension)
-        self._prompts: dict[Hashable, _Prompt] = {}
+        self._index = ExactIndex(dimension)
+        #: Of each prompt, its latents by depth.
+        self._prompts: dict[Hashable, dict[int, Entry]] = {}
         self._entries = 0
         self._clock = 0
         #: Entries stored and dropped so far.
@@ -255,8 +230,7 @@ class LatentCache:
     def __contains__(self, latent: object) -> bool:
         if not isinstance(latent, Latent):
             return False
-        prompt = self._prompts.get(latent.key)
-        return prompt is not None and latent.steps in prompt.entries
+        return latent.steps in self._prompts.get(latent.key, ())
 
     @property
     def prompts(self) -> int:
@@ -281,16 +255,15 @@ class LatentCache:
         self._clock += 1
         if not self._prompts:
             return Found(None, float("nan"), 0)
-        prompt, similarity = self._index.nearest(vector)
+        key, cosine = self._index.nearest(vector)
+        similarity = round(cosine, _DECIMALS)
         if scale is not None:
             similarity = scale(similarity)
-        allowed = self.deepest(similarity)
-        steps = max((k for k in prompt.entries if k <= allowed), default=0)
+        allowed, entries = self.deepest(similarity), self._prompts[key]
+        steps = max((k for k in entries if k <= allowed), default=0)
         if steps:
-            entry = prompt.entries[steps]
-            entry.used = self._clock
-            entry.uses += 1
-        return Found(prompt.key, similarity, steps)
+            entries[steps].use(self._clock)
+        return Found(key, similarity, steps)
 
     def insert(self, key: Hashable, vector: Vector, steps: Iterable[int] | None = None) -> list[Latent]:
         """Store the latents of a prompt at all levels, or at some; those that it has already stay as they are.
@@ -301,21 +274,24 @@ class LatentCache:
             What had to go, in this order.
         """
         self._clock += 1
-        have = self._prompts[key].entries.keys() if key in self._prompts else ()
         wanted = self._depths if steps is None else sorted(steps)
         gone: list[Latent] = []
-        while self.capacity is not None and self._entries + sum(k not in have for k in wanted) > self.capacity:
+
+        def lacking() -> list[int]:
+            have = self._prompts.get(key, {})
+            return [k for k in wanted if k not in have]
+
+        while self.capacity is not None and self._entries + len(lacking()) > self.capacity:
             gone.append(self.evict())
-            have = self._prompts[key].entries.keys() if key in self._prompts else ()
-        prompt = self._prompts.get(key)
-        if prompt is None:
-            prompt = self._prompts[key] = self._index.add(key, vector)
-        for k in wanted:
-            if k not in prompt.entries:
-                prompt.entries[k] = entry = Entry(prompt, k, self._clock, self._clock)
-                self._eviction.added(entry, vector)
-                self._entries += 1
-                self.stored += 1
+        new = lacking()
+        if key not in self._prompts:
+            self._prompts[key] = {}
+            self._index.add(key, vector)
+        for k in new:
+            self._prompts[key][k] = entry = Entry(key, k, self._clock, self._clock)
+            self._eviction.added(entry, vector)
+        self._entries += len(new)
+        self.stored += len(new)
         return gone
 
     def evict(self) -> Latent:
@@ -323,11 +299,11 @@ class LatentCache:
         if not self._entries:
             raise IndexError("nothing is cached")
         entry = self._eviction.victim(self.position)
-        prompt = entry.prompt
-        del prompt.entries[entry.steps]
+        entries = self._prompts[entry.key]
+        del entries[entry.steps]
         self._entries -= 1
         self.evicted += 1
-        if not prompt.entries:
-            del self._prompts[prompt.key]
-            self._index.remove(prompt)
-        return Latent(prompt.key, entry.steps)
+        if not entries:
+            del self._prompts[entry.key]
+            self._index.remove(entry.key)
+        return Latent(entry.key, entry.steps)

@@ -13,13 +13,13 @@ import logging
 import math
 import shutil
 import tempfile
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from argus_sim.core.cache import Entry, Ranked
 from argus_sim.domain import CacheHit
 from argus_sim.errors import InputError
 from argus_sim.live.executor import Executor
@@ -30,43 +30,13 @@ from argus_sim.live.telemetry import event
 _SUFFIX = ".latents.safetensors"
 
 
-class Eviction(Protocol):
-    """Decides what goes when there is no room."""
-
-    def add(self, key: int) -> None: ...
-
-    def use(self, key: int) -> None: ...
-
-    def remove(self, key: int) -> None: ...
-
-    def victim(self, may_go: Callable[[int], bool]) -> int | None:
-        """Of those that may go, the one to lose first."""
-
-
-class LeastRecentlyUsed:
-    """What was not used for longest goes first."""
-
-    def __init__(self) -> None:
-        self._order: OrderedDict[int, None] = OrderedDict()
-
-    def add(self, key: int) -> None:
-        self._order[key] = None
-
-    def use(self, key: int) -> None:
-        self._order.move_to_end(key)
-
-    def remove(self, key: int) -> None:
-        del self._order[key]
-
-    def victim(self, may_go: Callable[[int], bool]) -> int | None:
-        return next((key for key in self._order if may_go(key)), None)
-
-
 @dataclass(slots=True)
 class _Entry:
     text: str
     file: Path
     size_bytes: int
+    #: What the rule of eviction knows of it.
+    use: Entry
     #: Requests that will start from it.
     pins: int = 0
 
@@ -82,6 +52,9 @@ class CacheSettings:
         max_bytes: Of all files.
         embedding: Of prompts, as :func:`calibration.text.embedder` knows it.
         min_similarity: What is less similar is a miss.
+        thresholds: Steps skipped -> the similarity that has to be exceeded; without them any similarity that is
+            enough allows all steps.
+        eviction: One of :data:`argus_sim.core.cache.RULES`: what goes where there is no room.
         timeout_s: After this time (real seconds) an answer that did not come is a miss.
     """
 
@@ -91,6 +64,8 @@ class CacheSettings:
     max_bytes: int = 1 << 30
     embedding: str = "ngrams"
     min_similarity: float = -1.0
+    thresholds: Mapping[int, float] | None = None
+    eviction: str = "lru"
     timeout_s: float = 1.0
 
 
@@ -101,23 +76,22 @@ class _Question:
     timer: asyncio.TimerHandle = field(repr=False)
 
 
-class LatentCache:
+class LatentFiles:
     """See the module's docstring.
 
     Look-ups are answered by a process of its own; while it is away they are misses.
 
     Args:
         settings: How it keeps and finds.
-        eviction: What goes first; by default what was not used for longest.
         patience: With the process.
     """
 
-    def __init__(
-        self, settings: CacheSettings, eviction: Eviction | None = None, patience: Patience | None = None
-    ) -> None:
+    def __init__(self, settings: CacheSettings, patience: Patience | None = None) -> None:
         self.settings = settings
         self.used_bytes = 0
-        self._eviction = eviction or LeastRecentlyUsed()
+        self._eviction = Ranked(settings.eviction)
+        #: Counts uses and insertions.
+        self._turns = count(1)
         self._entries: dict[int, _Entry] = {}
         self._texts: set[str] = set()  # stored, or being written
         self._written: dict[Path, tuple[int, str]] = {}
@@ -190,13 +164,21 @@ class LatentCache:
         question.timer.cancel()
         now = host.now()
         entry = None if found.key is None else self._entries.get(found.key)
-        steps = 0
-        if entry is not None and found.key is not None and found.similarity >= self.settings.min_similarity:
+        steps = 0 if entry is None else self._allowed(found.similarity)
+        if entry is not None and steps:
             entry.pins += 1
             self._held[question.row] = entry
-            self._eviction.use(found.key)
-            steps = self.settings.steps[-1]
+            entry.use.use(next(self._turns))
         host.cache_answered(now, question.row, CacheHit(found.similarity, steps, now - question.asked_s))
+
+    def _allowed(self, similarity: float) -> int:
+        """The most steps that may be skipped; 0 for a miss."""
+        settings = self.settings
+        if similarity < settings.min_similarity:
+            return 0
+        if settings.thresholds is None:
+            return settings.steps[-1]
+        return max((k for k, above in settings.thresholds.items() if similarity > above), default=0)
 
     # ---- what workers bring
 
@@ -214,7 +196,7 @@ class LatentCache:
         """A wanted file is there. It takes the place of others where there is no room, or goes itself."""
         key, text = self._written[file]
         try:
-            entry = _Entry(text, file, file.stat().st_size)
+            entry = self._entry(key, text, file)
         except OSError:  # somebody else has been at it
             self.give_up(file)
             return
@@ -241,15 +223,34 @@ class LatentCache:
 
     def _make_room(self, size_bytes: int) -> bool:
         while self.used_bytes + size_bytes > self.settings.max_bytes:
-            victim = self._eviction.victim(lambda key: not self._entries[key].pins)
+            victim = self._victim()
             if victim is None:
                 return False
             self._remove(victim)
         return True
 
+    def _victim(self) -> int | None:
+        """What goes first, of all that nobody waits for."""
+        spared, victim = [], None
+        while victim is None and len(self._eviction):
+            use = self._eviction.victim()
+            entry = self._entries.get(use.key)
+            if entry is None:  # forgotten meanwhile
+                continue
+            if entry.pins:
+                spared.append(use)
+            else:
+                victim = use.key
+        for use in spared:
+            self._eviction.added(use)
+        return victim
+
+    def _entry(self, key: int, text: str, file: Path) -> _Entry:
+        turn = next(self._turns)
+        return _Entry(text, file, file.stat().st_size, Entry(key, self.settings.steps[-1], turn, turn))
+
     def _remove(self, key: int) -> None:
         entry = self._entries.pop(key)
-        self._eviction.remove(key)
         self._texts.discard(entry.text)
         self.used_bytes -= entry.size_bytes
         entry.file.unlink(missing_ok=True)
@@ -258,7 +259,7 @@ class LatentCache:
     def _add(self, key: int, entry: _Entry) -> None:
         self._entries[key] = entry
         self._texts.add(entry.text)
-        self._eviction.add(key)
+        self._eviction.added(entry.use)
         self.used_bytes += entry.size_bytes
 
     # ---- its process
@@ -308,11 +309,11 @@ class LatentCache:
         self._keys = count(max((int(name) for name in names if name.isdecimal()), default=-1) + 1)
         for file in sorted(files, key=lambda file: (file.stat().st_mtime_ns, file.name)):
             text = _prompt_of(file, self.settings.model, self.settings.steps)
-            size_bytes = file.stat().st_size
-            if text is None or text in self._texts or not self._make_room(size_bytes):
+            if text is None or text in self._texts or not self._make_room(file.stat().st_size):
                 file.unlink()
             else:
-                self._add(int(file.name.removesuffix(_SUFFIX)), _Entry(text, file, size_bytes))
+                key = int(file.name.removesuffix(_SUFFIX))
+                self._add(key, self._entry(key, text, file))
 
 
 def _prompt_of(file: Path, model: str, steps: Sequence[int]) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from argus_sim.errors import InputError
-from argus_sim.live.cache import LatentCache
+from argus_sim.live.cache import LatentFiles
 from argus_sim.live.executor import Executor, Job
 from argus_sim.live.painter import Load, Loaded, Paint, Painted, Wish, prepare
 from argus_sim.live.processes import Patience, Supervised
@@ -27,7 +27,7 @@ class DiffusersWorkers:
         patience: With the processes.
     """
 
-    def __init__(self, zoo: LiveZoo, cache: LatentCache | None = None, patience: Patience | None = None) -> None:
+    def __init__(self, zoo: LiveZoo, cache: LatentFiles | None = None, patience: Patience | None = None) -> None:
         self._zoo, self._cache = zoo, cache
         self._patience = patience or Patience()
         self._workers: list[_Worker] = []
@@ -75,7 +75,7 @@ class DiffusersWorkers:
 
 class _Worker:
     def __init__(
-        self, zoo: LiveZoo, index: int, host: Executor, cache: LatentCache | None, patience: Patience
+        self, zoo: LiveZoo, index: int, host: Executor, cache: LatentFiles | None, patience: Patience
     ) -> None:
         self._index, self._host, self._cache = index, host, cache
         self._first_load: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from argus_sim.core.cache import LatentCache, Vector
+from argus_sim.core.cache import LatentCache
 from argus_sim.core.commands import Command
+from argus_sim.core.nearest import Vector
 from argus_sim.domain import CacheHit
 from argus_sim.record import CacheRecord
 from argus_sim.simulation.environment import Tick

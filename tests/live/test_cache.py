@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from argus_sim.core.nearest import ExactIndex
 from argus_sim.domain import CacheHit
 from argus_sim.errors import InputError
-from argus_sim.live.cache import CacheSettings, LatentCache, LeastRecentlyUsed
-from argus_sim.live.librarian import ExactIndex, UsearchIndex
+from argus_sim.live.cache import CacheSettings, LatentFiles
+from argus_sim.live.librarian import UsearchIndex
 from argus_sim.live.processes import Patience
 from tests.live.make_processes import until
 
@@ -46,13 +47,13 @@ def play(test: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(test, 120))
 
 
-async def opened(settings: CacheSettings = SETTINGS) -> tuple[LatentCache, Any]:
-    cache, host = LatentCache(settings, patience=QUICK), Host()
+async def opened(settings: CacheSettings = SETTINGS) -> tuple[LatentFiles, Any]:
+    cache, host = LatentFiles(settings, patience=QUICK), Host()
     await cache.start(host)  # type: ignore[arg-type]
     return cache, host
 
 
-def store(cache: LatentCache, text: str, size_bytes: int = 100) -> Path:
+def store(cache: LatentFiles, text: str, size_bytes: int = 100) -> Path:
     file = cache.wanted(text)
     assert file is not None
     file.write_bytes(b"x" * size_bytes)
@@ -60,7 +61,7 @@ def store(cache: LatentCache, text: str, size_bytes: int = 100) -> Path:
     return file
 
 
-async def ask(cache: LatentCache, host: Any, row: int, text: str) -> CacheHit:
+async def ask(cache: LatentFiles, host: Any, row: int, text: str) -> CacheHit:
     cache.look_up(host, host.now(), row, 0, text)
     await until(lambda: row in host.hits)
     hit: CacheHit = host.hits[row]
@@ -113,6 +114,37 @@ def test_the_bound_holds_and_what_is_waited_for_stays() -> None:
         assert not store(cache, "six", 1001).exists()  # alone too large
         total = sum(file.stat().st_size for file in cache.held(5).parent.glob("*.safetensors"))
         assert cache.used_bytes == total <= SETTINGS.max_bytes
+        await cache.stop()
+
+    play(test())
+
+
+@pytest.mark.parametrize(("eviction", "kept"), [("lru", "circle square cross"), ("fifo", "ring square cross")])
+def test_the_rule_says_what_goes_first(eviction: str, kept: str) -> None:
+    """Room for three. The first is used again before the fourth comes; the second was forgotten and came again."""
+
+    async def test() -> None:
+        cache, host = await opened(replace(SETTINGS, eviction=eviction, max_bytes=300))
+        cache.forget(store(cache, "ring"))
+        for text in ("circle", "ring", "square"):
+            store(cache, text)
+        await ask(cache, host, 0, "circle")
+        cache.release(0)
+        store(cache, "cross")
+        stored = [text for text in ("circle", "ring", "square", "cross") if cache.wanted(text) is None]
+        assert stored == kept.split()
+        await cache.stop()
+
+    play(test())
+
+
+def test_thresholds_say_how_deep_a_hit_is() -> None:
+    async def test() -> None:
+        cache, host = await opened(replace(SETTINGS, thresholds={5: 0.5, 25: 0.99}))
+        store(cache, "a red circle")
+        assert (await ask(cache, host, 0, "a red circle")).max_skipped_steps == 25
+        assert (await ask(cache, host, 1, "a red circle left of it")).max_skipped_steps == 5
+        assert (await ask(cache, host, 2, "zebras")).max_skipped_steps == 0
         await cache.stop()
 
     play(test())
@@ -253,8 +285,8 @@ def test_an_index_finds_the_nearest_of_what_was_not_removed(kind: Any) -> None:
     rng = np.random.default_rng(1)
     vectors = rng.standard_normal((300, 32)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    index = kind()
-    assert index.nearest(vectors[0]) is None
+    index = kind(32)
+    assert not len(index)
     for key, vector in enumerate(vectors):
         index.add(key, vector)
     gone = set(range(0, 300, 3))
@@ -271,16 +303,4 @@ def test_an_index_finds_the_nearest_of_what_was_not_removed(kind: Any) -> None:
     assert right == 300 if kind is ExactIndex else right >= 290  # the graph's answers are approximate
     for key in kept.tolist():
         index.remove(key)
-    assert index.nearest(vectors[0]) is None
-
-
-def test_what_was_not_used_for_longest_goes_first() -> None:
-    order = LeastRecentlyUsed()
-    for key in (1, 2, 3):
-        order.add(key)
-    order.use(1)
-    assert order.victim(lambda key: True) == 2
-    assert order.victim(lambda key: key != 2) == 3
-    order.remove(2)
-    assert order.victim(lambda key: True) == 3
-    assert order.victim(lambda key: False) is None
+    assert not len(index)

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from argus_sim.core.cache import EVICTIONS, Found, Future, Latent, LatentCache, Vector
+from argus_sim.core.cache import EVICTIONS, Found, Future, Latent, LatentCache
+from argus_sim.core.nearest import Vector
 
 LEVELS = {5: 0.65, 10: 0.75, 15: 0.85, 20: 0.90, 25: 0.95}
 #: Vectors at right angles: a prompt is similar to itself alone.
