@@ -286,8 +286,8 @@ def facts(told: Told, asked: Asked, answers: Answers) -> list[tuple[str, str]]:
     ]
 
 
-def without_gaps(trace: Trace, from_s: float, requests: int | None) -> Trace:
-    """The next ``requests`` arrivals of a trace from a time on, the first of them at 0.
+def arrivals_from(trace: Trace, from_s: float, requests: int | None) -> tuple[Trace, float]:
+    """The next ``requests`` arrivals of a trace from a time on, the first of them at 0; and when that was.
 
     Raises:
         InputError: Nothing arrives from then on.
@@ -302,7 +302,7 @@ def without_gaps(trace: Trace, from_s: float, requests: int | None) -> Trace:
     begin_s = float(trace.arrival_s[first])
     end_s = float(trace.arrival_s[last]) if last < len(trace) else trace.duration_s
     if begin_s == 0.0 and end_s == trace.duration_s:
-        return trace
+        return trace, begin_s
     if end_s <= begin_s:  # all at the same time
         end_s = float(np.nextafter(begin_s, np.inf))
-    return trace.clip(begin_s, end_s)
+    return trace.clip(begin_s, end_s), begin_s

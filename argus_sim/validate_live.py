@@ -24,7 +24,7 @@ from argus_sim.errors import InputError
 from argus_sim.experiment import PolicyConfig, TraceConfig
 from argus_sim.fidelity import Twin, counted
 from argus_sim.live.client import Answers, Target, body
-from argus_sim.load import Asked, record_of, without_gaps
+from argus_sim.load import Asked, arrivals_from, record_of
 from argus_sim.record import Floats
 from argus_sim.simulate import Scene, simulate
 from argus_sim.trace import Trace
@@ -70,7 +70,8 @@ class Plan:
         first = int(np.searchsorted(trace.arrival_s, from_s))
         begin = int(np.searchsorted(trace.arrival_s, max(0.0, from_s - self.lead_in_s)))
         n = min(n, len(trace) - first)
-        return without_gaps(trace, max(0.0, from_s - self.lead_in_s), first - begin + n), first - begin
+        played, _ = arrivals_from(trace, max(0.0, from_s - self.lead_in_s), first - begin + n)
+        return played, first - begin
 
 
 def twin_of(

@@ -11,17 +11,8 @@ from argus_sim.core.catalog import Catalog
 from argus_sim.core.solvers import align
 from argus_sim.domain import CacheHit, Outcome
 from argus_sim.policies.argus import Argus
-from argus_sim.policies.ladders import (
-    CacheWatch,
-    Ladder,
-    Move,
-    Outlook,
-    alignment_gain,
-    carried,
-    climb,
-    in_time,
-    spread,
-)
+from argus_sim.policies.ladders import CacheWatch, Ladder, Move
+from argus_sim.policies.outlook import Outlook, alignment_gain, carried, climb, in_time, spread
 from argus_sim.profile import Profile
 from argus_sim.simulation.network import CacheConfig, CacheTrouble, SimulatedCache
 from tests.make_cluster import columns_of, make_cluster

@@ -81,10 +81,7 @@ def serve(
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="By default the experiment's.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a field, e.g. cluster.workers=16; repeatable."),
-    ] = None,
+    settings: output.Settings = None,
     record: Annotated[
         Path | None, typer.Option(metavar="FILE", help="At the end, write outcomes.parquet here.")
     ] = None,

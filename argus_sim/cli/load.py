@@ -135,7 +135,7 @@ def _asked(
 ) -> tuple[Asked, Experiment]:
     """What is asked for, and the experiment that says so in a lock file."""
     from argus_sim.experiment import Experiment
-    from argus_sim.load import without_gaps
+    from argus_sim.load import arrivals_from
     from argus_sim.profile import Profile
 
     profile = None if profile_name is None else Profile.load(profile_name)
@@ -144,12 +144,11 @@ def _asked(
             raise InputError("say it, or give a --profile whose base variant it follows from", where="--slo-s")
         slo_s = 3.0 * profile.latency(profile.base, 1).mean_s
     whole, path = read_trace(name, seed)
-    trace = without_gaps(whole, from_s, requests)
+    trace, begin_s = arrivals_from(whole, from_s, requests)
     asked = _prompts(trace, profile, prompts, slo_s, seed)
     config: dict[str, Any] = {"name": re.sub(r"[^A-Za-z0-9._-]+", "-", trace.name).strip("-.") or "trace"}
     config["file"] = str(path.resolve())
     if trace is not whole:
-        begin_s = float(whole.arrival_s[_first(whole, from_s)])
         config["clip_s"] = [begin_s, begin_s + trace.duration_s]
     data = {
         "name": "load",
@@ -160,13 +159,6 @@ def _asked(
         "slo": {"seconds": slo_s},
     }
     return asked, Experiment.check(data, where="load")
-
-
-def _first(trace: Trace, from_s: float) -> int:
-    """Index of the first arrival from a time on."""
-    import numpy as np
-
-    return int(np.searchsorted(trace.arrival_s, from_s))
 
 
 def read_trace(name: str, seed: int) -> tuple[Trace, Path]:

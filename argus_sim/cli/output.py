@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks on stderr.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a field, e.g. cluster.workers=16; repeatable."),
+]
 Options = Annotated[
     list[str], typer.Option("--option", "-o", metavar="KEY=VALUE", help="An option of the format; repeatable.")
 ]

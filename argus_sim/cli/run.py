@@ -49,10 +49,7 @@ def run(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where the results go; by default runs/NAME.")
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a field, e.g. cluster.workers=16; repeatable."),
-    ] = None,
+    settings: output.Settings = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds, whatever the file says.")] = None,
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", min=1, help="Processes; by default one per core.")

@@ -64,10 +64,7 @@ def validate_live(
     ] = None,
     repeat: Annotated[int, typer.Option(metavar="R", min=1, help="Runs, each with a seed of its own.")] = 1,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the first; by default the experiment's.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a field, e.g. cluster.workers=16; repeatable."),
-    ] = None,
+    settings: output.Settings = None,
     as_json: output.Json = False,
     quiet: output.Quiet = False,
 ) -> None:

@@ -27,7 +27,8 @@ from argus_sim.core.view import ClusterView
 from argus_sim.domain import CacheHit, Request, VariantId
 from argus_sim.policies.allocation import Allocating, AllocatingParams
 from argus_sim.policies.base import AskCache, Decision, Params, Route, Serves, Setup
-from argus_sim.policies.ladders import CacheWatch, Ladder, Move, Outlook, climb, spread
+from argus_sim.policies.ladders import CacheWatch, Ladder, Move
+from argus_sim.policies.outlook import Outlook, climb, spread
 
 #: Histograms are rounded to one part in this many, so that alignments recur and the solver remembers them.
 _SHARES = 100
@@ -161,7 +162,8 @@ class Argus(Allocating):
         demand = self._demanded(workers * max(self._throughput)) / self.params.headroom
         if not self._demand.forecast_per_s():
             return None
-        retrieval_s = self._watch.latency_s if ladder.cached and self._watch is not None else 0.0
+        # Until the first answer nothing is known of how long one takes.
+        retrieval_s = max(self._watch.latency_s, 0.0) if ladder.cached and self._watch is not None else 0.0
         slack_s = tuple(round(self.setup.slo_s - retrieval_s - s, 1) for s in ladder.longest_s)
         outlook = Outlook(
             self._quality,

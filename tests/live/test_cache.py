@@ -121,7 +121,7 @@ def test_the_bound_holds_and_what_is_waited_for_stays() -> None:
 
 @pytest.mark.parametrize(("eviction", "kept"), [("lru", "circle square cross"), ("fifo", "ring square cross")])
 def test_the_rule_says_what_goes_first(eviction: str, kept: str) -> None:
-    """Room for three. The first is used again before the fourth comes; the second was forgotten and came again."""
+    """Room for three. The first is used again before the fourth comes; the second was forgotten and came back."""
 
     async def test() -> None:
         cache, host = await opened(replace(SETTINGS, eviction=eviction, max_bytes=300))

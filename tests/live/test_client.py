@@ -17,7 +17,7 @@ from argus_sim.domain import Outcome
 from argus_sim.errors import InputError
 from argus_sim.experiment import Experiment
 from argus_sim.live.client import FAILED, OPEN, Answers, Target, body, play
-from argus_sim.load import Asked, Told, conclude, lag_warning, record_of, without_gaps
+from argus_sim.load import Asked, Told, arrivals_from, conclude, lag_warning, record_of
 from argus_sim.metrics import summarise
 from argus_sim.policies import registry
 from argus_sim.provenance import Provenance
@@ -245,12 +245,13 @@ def test_the_folder_is_a_run_s_whoever_the_server_is(tmp_path: Path) -> None:
 
 def test_requests_are_chosen_by_where_they_begin() -> None:
     trace = Trace("t", np.array([1.0, 2.0, 4.0, 4.0, 7.0]), 10.0, ORIGIN)
-    part = without_gaps(trace, 1.5, 3)
+    part, begin_s = arrivals_from(trace, 1.5, 3)
+    assert begin_s == 2.0
     assert part.arrival_s.tolist() == [0.0, 2.0, 2.0]
     assert part.duration_s == 5.0
-    assert without_gaps(trace, 0.0, None).arrival_s.tolist() == [0.0, 1.0, 3.0, 3.0, 6.0]
+    assert arrivals_from(trace, 0.0, None)[0].arrival_s.tolist() == [0.0, 1.0, 3.0, 3.0, 6.0]
     with pytest.raises(InputError, match="--from-s"):
-        without_gaps(trace, 8.0, 3)
+        arrivals_from(trace, 8.0, 3)
 
 
 def test_a_profile_s_prompts_are_those_of_the_simulated_run() -> None:

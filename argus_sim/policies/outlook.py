@@ -1,0 +1,167 @@
+"""What `argus` expects of a ladder: how much comes in time, and where load and workers are best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from argus_sim.core.solvers import Allocation, Row
+
+#: Load is spread in this many parts.
+_PARTS = 100
+
+
+def in_time(
+    capacity_per_s: npt.ArrayLike, demand_per_s: npt.ArrayLike, slack_s: npt.ArrayLike, dispersion: float = 1.0
+) -> npt.NDArray[np.float64]:
+    """The part of the requests that are served before their wait exceeds ``slack_s``; what cannot is dropped.
+
+    The queue as a Brownian motion between 0 and the length that takes the slack to serve, reflected at both
+    (Harrison, Brownian Motion and Stochastic Flow Systems, 1985, section 5.6), for equal service times. Far below
+    capacity the answer is 1, far above it capacity over demand, and 0 where there is no slack. Arrays broadcast.
+
+    Args:
+        dispersion: Variance over mean of the number of arrivals; 1 for Poisson arrivals.
+    """
+    capacity, demand, slack = (np.asarray(a, dtype=float) for a in (capacity_per_s, demand_per_s, slack_s))
+    longest = np.maximum(slack, 1e-12) * capacity
+    excess = np.abs(demand - capacity)
+    # What is lost to chance, beyond the excess of demand over capacity; it is the same on both sides.
+    exponent = np.minimum(2.0 * excess * longest / (demand * dispersion), 700.0)
+    at_capacity = exponent < 1e-9
+    chance_per_s = np.where(
+        at_capacity,
+        demand * dispersion / (2.0 * longest),
+        excess / np.expm1(np.where(at_capacity, 1.0, exponent)),
+    )
+    served = np.minimum(demand, capacity)
+    # To first order what is left; and some are in time however short the queue, which a diffusion does not know.
+    share: npt.NDArray[np.float64] = np.where(slack > 0.0, served / demand / (1.0 + chance_per_s / served), 0.0)
+    return share
+
+
+class Outlook(NamedTuple):
+    """What is expected of the levels of a ladder in the time that a plan is made for.
+
+    Attributes:
+        quality: Mean relative quality of each level.
+        rate_per_s: Images/s of one worker at each level.
+        slack_s: How long a request may wait at each level.
+        demand_per_s: Requests/s to come.
+        dispersion: Variance over mean of their number.
+        prompts: Share of each affinity among the prompts.
+        loss: L x L: mean quality that prompts of affinity i lose at level j.
+    """
+
+    quality: Row
+    rate_per_s: Row
+    slack_s: Row
+    demand_per_s: float
+    dispersion: float
+    prompts: Row
+    loss: tuple[Row, ...]
+
+    def load_per_s(self, counts: Sequence[int]) -> Row:
+        """The load on each level, with these workers, that yields most in time: see :func:`carried`."""
+        return self._carried(counts)[0]
+
+    def yield_per_s(self, counts: Sequence[int]) -> float:
+        """Expected quality per second that is in time, with that load and each prompt where it loses least."""
+        load, worth = self._carried(counts)
+        return worth + self.demand_per_s * alignment_gain(self.prompts, load, self.loss)
+
+    def _carried(self, counts: Sequence[int]) -> tuple[Row, float]:
+        capacity = tuple(n * rate for n, rate in zip(counts, self.rate_per_s, strict=True))
+        return carried(self.quality, capacity, self.slack_s, self.demand_per_s, self.dispersion)
+
+
+@lru_cache(maxsize=1 << 16)
+def alignment_gain(prompts: Row, load: Row, loss: tuple[Row, ...]) -> float:
+    """How much more quality a request keeps when levels are given out by affinity instead of by lot.
+
+    Prompts in the order of their affinity, on levels in the order of the ladder: the best that can be done where
+    losses are those of nested choices, and never more than can be.
+
+    Args:
+        prompts: Share of each affinity; sums to 1.
+        load: On each level; any unit.
+        loss: As in :class:`Outlook`.
+    """
+    total = sum(load)
+    share = [y / total for y in load]
+    by_lot = sum(p * f * row[j] for p, row in zip(prompts, loss, strict=True) for j, f in enumerate(share) if f)
+    aligned, level, room = 0.0, 0, share[0]
+    for part, row in zip(prompts, loss, strict=True):
+        left = part
+        while left > 1e-12 and level < len(share):
+            moved = min(left, room)
+            aligned += moved * row[level]
+            left, room = left - moved, room - moved
+            if room <= 1e-12:
+                level += 1
+                room = share[level] if level < len(share) else 0.0
+    return max(0.0, by_lot - aligned)
+
+
+@lru_cache(maxsize=1 << 16)
+def carried(
+    quality: Row, capacity_per_s: Row, slack_s: Row, demand_per_s: float, dispersion: float = 1.0
+) -> tuple[Row, float]:
+    """The load on each level that yields most in time, to a hundredth of the demand, and that yield per second.
+
+    Each level is a queue of its own. Each hundredth goes where it adds most: what is in time rises with the load,
+    but ever less. So a level that is hardly better is not filled up to where its queue costs more than it gains.
+    """
+    # Of equals, the level with the most capacity first.
+    levels = sorted((j for j, c in enumerate(capacity_per_s) if c), key=lambda j: -capacity_per_s[j])
+    capacity, slack, q = (np.array([a[j] for j in levels])[:, None] for a in (capacity_per_s, slack_s, quality))
+    y = demand_per_s / _PARTS * np.arange(1, _PARTS + 1)
+    worth = q * y * in_time(capacity, y, slack, dispersion)
+    adds = np.diff(worth, axis=1, prepend=0.0)
+    # The largest additions, where each level's fall: a level is loaded from its first hundredth on.
+    first = np.argsort(-np.minimum.accumulate(np.round(adds, 12), axis=1), axis=None, kind="stable")[:_PARTS]
+    parts = np.bincount(first // _PARTS, minlength=len(levels))
+    load = [0.0] * len(quality)
+    for j, n in zip(levels, parts.tolist(), strict=True):
+        load[j] = n * demand_per_s / _PARTS
+    return tuple(load), float(sum(worth[i, n - 1] for i, n in enumerate(parts.tolist()) if n))
+
+
+def climb(starts: Sequence[tuple[int, ...]], worth: Callable[[tuple[int, ...]], float]) -> tuple[int, ...]:
+    """The best workers per level that moving workers between two levels at a time comes to from the best start.
+
+    Half of the workers at a time first, then ever fewer, down to one. The first of equals stays.
+    """
+    known: dict[tuple[int, ...], float] = {}
+
+    def rate(counts: tuple[int, ...]) -> float:
+        if counts not in known:
+            known[counts] = worth(counts)
+        return known[counts]
+
+    best = max(starts, key=rate)
+    levels = range(len(best))
+    step = 1 << max(0, (sum(best) // 2).bit_length() - 1)
+    while step:
+        moved = [
+            tuple(n + step * ((j == to) - (j == of)) for j, n in enumerate(best))
+            for of in levels
+            for to in levels
+            if of != to and best[of] >= step
+        ]
+        found = max(moved, key=rate, default=best)
+        if rate(found) > rate(best):
+            best = found
+        else:
+            step //= 2
+    return best
+
+
+def spread(counts: Sequence[int], ready: Sequence[int], outlook: Outlook) -> Allocation:
+    """The allocation of these workers, with load only where workers are ready."""
+    # Where everything is loading: queue where there will be most.
+    return Allocation(tuple(counts), outlook.load_per_s(ready if any(ready) else counts))
