@@ -32,6 +32,7 @@ from calibration.published_numbers import (
     DIFFSERVE,
     DIFFSERVE_LATENCY,
     DIFFSERVE_QUALITY,
+    DISTILL_SD,
     GENTD26,
     GENTD26_LOADS_S,
     KATZ,
@@ -96,7 +97,7 @@ def artefact_a100(
             _from("published", f"{ARTEFACT}: solver_milp_oda.py", "sdxl/ac-*", "60 over images a minute"),
             _from("published", ARTEFACT, "tiny-sd", f"60 / (326 / 8 / 1.65) images a minute, {plateau}"),
             *(
-                _from("published", f"{ARTEFACT}; {BK_SDM}", model, "linear in U-Net parameters, Tiny to SDXL")
+                _from("published", f"{ARTEFACT}; {DISTILL_SD}", model, "linear in U-Net parameters, Tiny to SDXL")
                 for model in sm[:2]
             ),
             _from("published", ARTEFACT, "batch_size", "batch of 2: the factor 1.65 taken as a batching gain"),
@@ -110,7 +111,7 @@ def artefact_a100(
             _from("published", SPO, "sd15", "mean only, 20.53 / 21.95"),
             _from(
                 "published", BK_SDM, "small-sd",
-                "mean only: between tiny-sd and sd15 as its CLIP score is between BK-SDM-Tiny's and SD 1.4's",
+                "mean only: between tiny-sd and sd15 as BK-SDM-Base's CLIP score is between Tiny's and SD 1.4's",
             ),
             _generated_quality(seed + 1),
         ],

@@ -86,27 +86,22 @@ class ZooModel:
         return dict(json.loads((CONFIGS / f"{self.components[component]}.json").read_text("utf-8")))
 
 
-def published_range(text: str) -> tuple[float, float]:
-    """What a published size allows: within 1 % of it, or of the same digits if those are coarser.
-
-    Some authors round up, so a whole unit of the last digit is allowed either way.
+def published_range(text: str) -> tuple[int, int]:
+    """What a published size allows: within 1 % of it.
 
     >>> published_range("859.5M")
     (850905000, 868095000)
-    >>> published_range("1.3B")
-    (1200000000, 1400000000)
     """
-    unit = {"M": 1e6, "B": 1e9}[text[-1]]
-    digits = text[:-1]
-    value = float(digits) * unit
-    last = unit * 10.0 ** -(len(digits.partition(".")[2]))
-    slack = max(0.01 * value, last)
-    return round(value - slack), round(value + slack)
+    value = float(text[:-1]) * {"M": 1e6, "B": 1e9}[text[-1]]
+    return round(0.99 * value), round(1.01 * value)
 
 
-_BK = "BK-SDM (arXiv 2305.15798), sizes rounded up"
+#: Sizes come from where they are exact: the bytes of the published weights file over those of a parameter (the
+#: header of a safetensors file is under 0.01 %), or the authors' own count. Papers round: SDXL's "2.6B" is 2.57.
+_DISTILL = "github.com/segmind/distill-sd README, its own count"
 _SEGMIND = "Progressive Knowledge Distillation of SDXL (arXiv 2401.02677)"
-_SDXL = "SDXL (arXiv 2307.01952)"
+_SDXL = "weights file, 5,135,149,760 bytes in float16"
+_SSD_1B = "weights file, 5.33 GB in float32"
 _CLIP = {"text_encoder": "123.1M"}
 _XL_SIZES = {"text_encoder": "123.1M", "text_encoder_2": "694.7M", "vae": "83.7M"}
 
@@ -139,8 +134,8 @@ def _xl(name: str, hub_id: str, unet: str, size: str, source: str, **more: Any) 
 
 _H = {"vae": "vae-sd", "text_encoder": "clip-h"}
 _SD: Final = (
-    _xl("sdxl", "stabilityai/stable-diffusion-xl-base-1.0", "unet-sdxl", "2.6B", _SDXL),
-    _xl("ssd-1b", "segmind/SSD-1B", "unet-ssd-1b", "1.3B", _SEGMIND, guidance=9.0),
+    _xl("sdxl", "stabilityai/stable-diffusion-xl-base-1.0", "unet-sdxl", "2567.5M", _SDXL),
+    _xl("ssd-1b", "segmind/SSD-1B", "unet-ssd-1b", "1.333B", _SSD_1B, guidance=9.0),
     _xl("segmind-vega", "segmind/Segmind-Vega", "unet-vega", "0.74B", _SEGMIND, guidance=9.0),
     replace(
         _sd("sd21", "stabilityai/stable-diffusion-2-1", "unet-sd21", "865.9M", "weights file", resolution=768),
@@ -148,9 +143,9 @@ _SD: Final = (
         published={"unet": "865.9M", "text_encoder": "340.4M"},
         scheduler_config={**_SD_SCHEDULE, "prediction_type": "v_prediction"},
     ),
-    _sd("sd15", "stable-diffusion-v1-5/stable-diffusion-v1-5", "unet-sd15", "0.86B", _BK),
-    _sd("small-sd", "segmind/small-sd", "unet-small-sd", "0.49B", _BK),
-    _sd("tiny-sd", "segmind/tiny-sd", "unet-tiny-sd", "0.33B", _BK),
+    _sd("sd15", "stable-diffusion-v1-5/stable-diffusion-v1-5", "unet-sd15", "859.5M", _DISTILL),
+    _sd("small-sd", "segmind/small-sd", "unet-small-sd", "579.4M", _DISTILL),
+    _sd("tiny-sd", "segmind/tiny-sd", "unet-tiny-sd", "323.4M", _DISTILL),
     replace(
         _sd("sd-turbo", "stabilityai/sd-turbo", "unet-sd21", "865.9M", "weights file", steps=1, guidance=0.0),
         components={"unet": "unet-sd21", **_H},
@@ -159,16 +154,16 @@ _SD: Final = (
         scheduler_config=_FEW_STEPS,
     ),
     _xl(
-        "sdxl-turbo", "stabilityai/sdxl-turbo", "unet-sdxl", "2.6B", _SDXL,
+        "sdxl-turbo", "stabilityai/sdxl-turbo", "unet-sdxl", "2567.5M", _SDXL,
         steps=1, guidance=0.0, resolution=512, scheduler_config=_FEW_STEPS,
     ),
     _xl(
-        "sdxl-lightning", "stabilityai/stable-diffusion-xl-base-1.0", "unet-sdxl", "2.6B", _SDXL,
+        "sdxl-lightning", "stabilityai/stable-diffusion-xl-base-1.0", "unet-sdxl", "2567.5M", _SDXL,
         steps=4, guidance=0.0, scheduler_config=_FEW_STEPS,
         denoiser_file=("ByteDance/SDXL-Lightning", "sdxl_lightning_4step_unet.safetensors"),
     ),
     _sd(
-        "lcm", "SimianLuo/LCM_Dreamshaper_v7", "unet-lcm", "0.86B", _BK,
+        "lcm", "SimianLuo/LCM_Dreamshaper_v7", "unet-lcm", "859.5M", f"{_DISTILL} (of SD 1.5)",
         steps=4, guidance=8.5, scheduler="LCMScheduler", scheduler_config={**_BETAS, "clip_sample": False},
     ),
     ZooModel(
@@ -176,7 +171,8 @@ _SD: Final = (
         {"transformer": "pixart-sigma", "vae": "vae-sdxl", "text_encoder": "t5-xxl"},
         steps=20, guidance=4.5, resolution=1024, scheduler="DDIMScheduler",
         scheduler_config={"beta_start": 0.0001, "beta_end": 0.02, "clip_sample": False},
-        published={"transformer": "0.6B", "text_encoder": "4.762B"}, source="PixArt-Sigma (arXiv 2403.04692)",
+        published={"transformer": "610.9M", "text_encoder": "4.762B"},
+        source="weights file, 2,443,492,488 bytes in float32",
     ),
     ZooModel(
         "sd35-medium", "stabilityai/stable-diffusion-3.5-medium", "StableDiffusion3Pipeline",
@@ -186,8 +182,8 @@ _SD: Final = (
         },
         steps=28, guidance=4.5, resolution=1024, scheduler="FlowMatchEulerDiscreteScheduler",
         scheduler_config={"shift": 3.0},
-        published={"transformer": "2.5B", "text_encoder_2": "694.7M", "text_encoder_3": "4.762B"},
-        source="Stable Diffusion 3.5 model card; counts the positions that its file stores",
+        published={"transformer": "2.47B", "text_encoder_2": "694.7M", "text_encoder_3": "4.762B"},
+        source="weights file, 4.94 GB in float16; counts the positions that it stores",
     ),
     ZooModel(
         "flux-schnell", "black-forest-labs/FLUX.1-schnell", "FluxPipeline",
