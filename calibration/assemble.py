@@ -330,7 +330,7 @@ def _details(
             details["models"][model]["parts_s"] = {
                 k: v for k, v in parts.items() if k.endswith("_s") and k != "took_s"
             }
-            details["models"][model]["skipping_predicted"] = _predicted(plan, records, model, parts)
+            details["models"][model]["skipping_predicted"] = _predicted(parts)
     ends = [records.get(f"drift--{plan.base.model}--{end}", {}).get("median_s") for end in (0, 1)]
     if ends[0] is not None and ends[1] is not None:
         details["drift"] = {"base_at_start_s": ends[0], "base_at_end_s": ends[1], "ratio": ends[1] / ends[0]}
@@ -366,28 +366,17 @@ def _notes(details: dict[str, Any]) -> list[str]:
     return notes
 
 
-def _predicted(plan: Plan, records: dict[str, Any], model: str, parts: dict[str, Any]) -> dict[str, Any]:
-    """Latency of approximate caching from the parts of a full run, beside the measured one.
-
-    The parts are measured minutes before, and a machine changes its pace meanwhile. So they count as shares of
-    the full run, whose latency was measured beside the others; ``pace`` is how much slower that was.
-    """
-    full = records.get(f"latency--{model}--b1")
-    if not full or full["status"] != OK:
-        return {}
+def _predicted(parts: dict[str, Any]) -> dict[str, Any]:
+    """Approximate caching's time from the parts of the full runs just before and after it, beside its own."""
     out = {}
-    pace = full["p50_s"] / parts["total_s"]
-    fixed = parts["text_s"] + parts["vae_s"] + parts["other_s"]
-    for variant in plan.of_model(model):
-        record = records.get(f"latency--{variant.name.replace('/', '~')}--b1")
-        if variant.strategy.partition("@")[0] == "AC" and record and record["status"] == OK:
-            predicted = pace * (fixed + (variant.steps - variant.skipped) * parts["step_s"])
-            out[variant.name] = {
-                "predicted_s": predicted,
-                "measured_s": record["p50_s"],
-                "ratio": predicted / record["p50_s"],
-                "pace": pace,
-            }
+    for name, runs in parts.get("skipping", {}).items():
+        predicted, measured = np.array(runs).T
+        out[name] = {
+            "predicted_s": float(np.median(predicted)),
+            "measured_s": float(np.median(measured)),
+            "ratio": float(np.median(predicted / measured)),
+            "runs": len(runs),
+        }
     return out
 
 

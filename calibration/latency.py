@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -244,6 +244,32 @@ class Workload:
             step = self.clock.between_s(steps[0], steps[-1]) / (len(steps) - 1) if len(steps) > 1 else network
             rows.append((total, text, step, vae, total - text - vae - step * len(steps), network))
         return Parts(*(float(v) for v in np.median(np.array(rows), axis=0)))
+
+    def skipping(
+        self, approximations: Mapping[str, Approximation], *, rounds: int
+    ) -> dict[str, list[tuple[float, float]]]:
+        """Runs of approximate caching, each between two full ones: its predicted and its measured seconds.
+
+        The prediction is the mean of what the parts of the run before and of the run after say, so that a machine
+        that changes its pace meanwhile changes both sides.
+        """
+        out: dict[str, list[tuple[float, float]]] = {name: [] for name in approximations}
+        timed: dict[str, Callable[[], float]] = {}
+        for name, approximation in approximations.items():
+            with approximation.applied(self.pipe):
+                timed[name] = self.timed(approximation, 1)
+                timed[name]()  # warm-up
+        before = self.parts(1, repeats=1)
+        for _ in range(rounds):
+            for name, approximation in approximations.items():
+                run = approximation.adjust(Run(self.steps))
+                with approximation.applied(self.pipe):
+                    measured_s = timed[name]()
+                after = self.parts(1, repeats=1)
+                steps = run.steps - run.skipped
+                out[name].append(((before.predicted_s(steps) + after.predicted_s(steps)) / 2.0, measured_s))
+                before = after
+        return out
 
 
 class _FirstLatents:

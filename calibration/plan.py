@@ -22,6 +22,8 @@ Kind = Literal["load", "parts", "latency", "drift", "quality"]
 
 #: Prompts of a quality cell; images are made in batches of this many.
 CHUNK: Final = 8
+#: Runs of each depth of approximate caching whose time is held against the parts of the full runs beside them.
+SKIPPING_ROUNDS: Final = 5
 _DTYPE_BYTES: Final = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
@@ -104,6 +106,10 @@ class Plan:
 
     def of_model(self, model: str) -> list[PlannedVariant]:
         return [v for v in self.variants if v.model == model]
+
+    def skipping(self, model: str) -> list[PlannedVariant]:
+        """The model's variants of approximate caching alone."""
+        return [v for v in self.of_model(model) if v.strategy.partition("@")[0] == "AC"]
 
 
 def make_plan(settings: Settings, entries: Sequence[ZooModel], prompts: int) -> Plan:
@@ -218,5 +224,8 @@ def estimate_s(plan: Plan, settings: Settings, step_s: dict[str, float], prompts
         elif cell.kind == "drift":
             total["drift"] += max(settings.cell_seconds, 4.0 * one)
         else:
-            total["parts"] += 4.0 * one
+            total["parts"] += 6.0 * one
+            total["parts"] += sum(
+                SKIPPING_ROUNDS * (one + (v.steps - v.skipped + 3) * step) for v in plan.skipping(cell.model)
+            )
     return total

@@ -27,7 +27,7 @@ from calibration.pipelines import (
     need_torch,
     weight_bytes,
 )
-from calibration.plan import CHUNK, Cell, Plan, PlannedVariant, Settings
+from calibration.plan import CHUNK, SKIPPING_ROUNDS, Cell, Plan, PlannedVariant, Settings
 from calibration.quality import Rated, rate
 from calibration.store import DOES_NOT_FIT, NAN_IMAGES, OK, Store, free_bytes
 from calibration.zoo import ZooModel
@@ -192,7 +192,9 @@ class Calibration:
         work = self._open(cell.model).work
         work.parts(1, repeats=1)  # warm-up
         parts = work.parts(1, repeats=5)
-        return {name: getattr(parts, name) for name in parts.__slots__}, None
+        skipped = {v.name: parse(v.approximation) for v in self.plan.skipping(cell.model)}
+        skipping = work.skipping(skipped, rounds=SKIPPING_ROUNDS)
+        return {**{name: getattr(parts, name) for name in parts.__slots__}, "skipping": skipping}, None
 
     def _latency(self, cell: Cell) -> tuple[dict[str, Any], None]:
         session = self._open(cell.model, cell.variant)
