@@ -34,7 +34,7 @@ from argus_sim.record import CacheRecord, FaultRecord, LoadRecord, RunRecord
 from argus_sim.sections import PerfectPredictor
 from argus_sim.simulation import faults
 from argus_sim.simulation.cluster import SimulatedCluster
-from argus_sim.simulation.discriminator import Discriminator
+from argus_sim.simulation.discriminator import RECORDED, Discriminator, DiscriminatorConfig
 from argus_sim.simulation.environment import Environment
 from argus_sim.simulation.filling import FillingCache, FillingCacheConfig
 from argus_sim.simulation.network import SimulatedCache
@@ -163,11 +163,18 @@ class Scene:
             hardware += cache_setup.assumptions(self, experiment.cluster.cache)
         if not judged:
             return hardware
-        model = (
-            f"Gaussian copula, correlation {experiment.cluster.discriminator.correlation:g} with relative quality"
+        what = f"discriminator of {', '.join(judged)}"
+        config = experiment.cluster.discriminator
+        if config == DiscriminatorConfig():
+            hardware.append((f"{what}: correlation {config.correlation:g}", RECORDED))
+            origin = "recorded"
+        else:
+            origin = "the experiment's"
+        source = (
+            "argus_sim.simulation.discriminator (Gaussian copula with relative quality,"
+            f" correlation {config.correlation:g}, {origin}), seed of the run"
         )
-        source = f"argus_sim.simulation.discriminator ({model}; assumed), seed of the run"
-        return [*hardware, (f"discriminator of {', '.join(judged)}", Provenance(kind="synthetic", source=source))]
+        return [*hardware, (what, Provenance(kind="synthetic", source=source))]
 
     def policy(self, config: PolicyConfig, seed: int, trace: Trace | None = None) -> Policy:
         """A fresh policy, knowing what a policy may know; the trace is for a perfect forecast."""

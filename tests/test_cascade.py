@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
-from scipy.stats import norm, spearmanr
+from scipy.stats import norm, rankdata, spearmanr
 
 from argus_sim.core.catalog import Catalog
 from argus_sim.core.commands import RunBatch
@@ -20,7 +22,7 @@ from argus_sim.policies.base import Plan, Refuse, Route
 from argus_sim.policies.diffserve import Cascade, choose_light, solve_cascade
 from argus_sim.policies.static import Static
 from argus_sim.profile import Profile
-from argus_sim.simulation.discriminator import Discriminator, DiscriminatorConfig
+from argus_sim.simulation.discriminator import RECORDED_CORRELATION, Discriminator, DiscriminatorConfig
 from tests.make_cluster import columns_of, make_cluster
 from tests.make_engine import NEVER, make_engine, make_policy, make_requests, make_setup
 from tests.make_profile import make_profile
@@ -146,6 +148,40 @@ def test_confidence_is_uniform_and_correlates_as_told(correlation: float) -> Non
     scores = np.corrcoef(norm.ppf(found), quality[:, 1].argsort().argsort())[0, 1]
     assert spearmanr(found, quality[:, 0]).statistic == pytest.approx(0.0, abs=0.03)
     assert scores == pytest.approx(correlation * 0.977, abs=0.03)  # a normal score against its rank
+
+
+@pytest.mark.data
+def test_the_default_is_the_best_recorded_judge(data: Path) -> None:
+    """Within a model, normal scores, the second set of raters telling how much noise the first has."""
+    folder = data / "quality"
+    tifa = pd.read_csv(folder / "tifa160_human_clipscore.csv")
+    names = {f"sd{v}dot{w}": f"stable_diffusion_v{v}_{w}" for v, w in ((1, 1), (1, 5), (2, 1))}
+    again = pd.read_csv(folder / "dsg_tifa160_likert.csv").rename(columns={"source_id": "prompt_id"})
+    again["model"] = again["t2i_model"].replace(
+        {"mini-dalle": "mini_dalle", "vq-diffusion": "vq_diffusion", **names}
+    )
+    images = tifa.merge(again[["model", "prompt_id", "likert_mean"]], on=["model", "prompt_id"])
+    assert len(images) == 800
+    for column in ("human_mean", "likert_mean"):  # relative to the best image of the prompt
+        images[column] /= images.groupby("prompt_id")[column].transform("max")
+    images["both"] = (images["human_mean"] + images["likert_mean"]) / 2.0
+
+    def correlation(a: str, b: str) -> float:
+        scores = [
+            [norm.ppf((rankdata(rows[column]) - 0.5) / len(rows)) for column in (a, b)]
+            for _, rows in images[images["model"].isin(names.values())].groupby("model")
+        ]
+        return float(np.mean([np.corrcoef(*pair)[0, 1] for pair in scores]))
+
+    one = correlation("human_mean", "likert_mean")
+    reliability = 2.0 * one / (1.0 + one)  # of the mean of the two
+    judges = [c for c in images if c.startswith(("tifa_", "clipscore"))]
+    found = {judge: correlation(judge, "both") / reliability**0.5 for judge in judges}
+    assert len(found) == 6
+    assert max(found, key=lambda judge: found[judge]) == "tifa_mplug-large"
+    assert found["tifa_mplug-large"] == pytest.approx(RECORDED_CORRELATION, abs=0.005)
+    assert found["clipscore_vitb32"] == pytest.approx(0.33, abs=0.005)
+    assert DiscriminatorConfig().correlation == RECORDED_CORRELATION
 
 
 # -- DiffServe ---------------------------------------------------------------------------------------------
