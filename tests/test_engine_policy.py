@@ -75,16 +75,18 @@ def test_asking_the_cache_first() -> None:
 
 
 def test_the_answer_comes_when_nobody_serves_the_variant_any_more() -> None:
-    """It has latents now, but no place: that is for the policy to say."""
+    """It has latents now, but no place: that is for the policy to say, which hears what they allow."""
     engine, policy = make([(AC25,)], always(AC25))
     play(engine, ("arrive", 0.0, 0, [LookUpCache(0)]))
-    policy.next_plan, policy.decide, policy.jumped = ((AC10,),), always(AC10), True
-    play(
-        engine,
-        ("tick", 0.05, []),
-        ("cache_answered", 0.1, 0, HIT, [LookUpCache(0)]),
-        ("cache_answered", 0.2, 0, HIT, [Run(0, AC10, (0,))]),
-    )
+    seen: list[CacheHit | None] = []
+
+    def shallower(request: Request, view: ClusterView) -> Decision:
+        seen.append(request.hit)
+        return Route(AC10, "as the test says")
+
+    policy.next_plan, policy.decide, policy.jumped = ((AC10,),), shallower, True
+    play(engine, ("tick", 0.05, []), ("cache_answered", 0.1, 0, HIT, [Run(0, AC10, (0,))]))
+    assert seen == [HIT]
 
 
 # -- what a policy sees ---------------------------------------------------------------------------------------

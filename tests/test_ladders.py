@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
 from argus_sim.core import affinity
 from argus_sim.core.batching import DropRule
 from argus_sim.core.catalog import Catalog
+from argus_sim.core.commands import LookUpCache
 from argus_sim.core.solvers import align
 from argus_sim.domain import CacheHit, Outcome
 from argus_sim.policies.argus import Argus
@@ -16,11 +19,12 @@ from argus_sim.policies.outlook import Outlook, alignment_gain, carried, climb, 
 from argus_sim.profile import Profile
 from argus_sim.simulation.network import CacheConfig, CacheTrouble, SimulatedCache
 from tests.make_cluster import columns_of, make_cluster
-from tests.make_engine import make_policy, make_requests
+from tests.make_engine import make_engine, make_policy, make_requests
 from tests.make_profile import make_profile
 
 SLO_S = 12.0
-DEEP, MISS, NOTHING = CacheHit(0.9, 25, 0.05), CacheHit(0.2, 0, 0.05), CacheHit(float("nan"), 0, 1.0)
+DEEP, SHALLOW, MISS = CacheHit(0.9, 25, 0.05), CacheHit(0.6, 10, 0.05), CacheHit(0.2, 0, 0.05)
+NOTHING = CacheHit(float("nan"), 0, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -69,29 +73,67 @@ def test_the_cache_counts_as_it_answers(profile: Profile) -> None:
     ladder = ladder_of(profile, "AC")
     watch = CacheWatch(Catalog.of(profile), ladder.variants, SLO_S)
     assert watch.effective(ladder) == (ladder.quality, ladder.throughput_per_s)
+    now_s = itertools.count(0.0, 0.25)
     for _ in range(500):
-        watch.hear(DEEP, 0.02)
+        watch.hear(DEEP, next(now_s))
     assert watch.is_healthy
     assert watch.effective(ladder) == (ladder.quality, ladder.throughput_per_s)
     for turn in range(2000):  # half of the answers are deep enough for every level
-        watch.hear(DEEP if turn % 2 else MISS, 0.02)
+        watch.hear(DEEP if turn % 2 else MISS, next(now_s))
     assert not watch.is_healthy
     quality, rate_per_s = watch.effective(ladder)
     assert rate_per_s[2] == pytest.approx(1 / (0.5 * 2.0 + 0.5 * 4.0), rel=0.03)
     assert quality[2] == pytest.approx((ladder.quality[2] + ladder.quality[0]) / 2, rel=0.01)
     assert (quality[0], rate_per_s[0]) == (ladder.quality[0], ladder.throughput_per_s[0])
+    for turn in range(3000):  # and a third each deep enough for no level, for the first, and for both
+        watch.hear((DEEP, SHALLOW, MISS)[turn % 3], next(now_s))
+    quality, rate_per_s = watch.effective(ladder)
+    assert rate_per_s[1] == pytest.approx(1 / ((2 * 3.2 + 4.0) / 3), rel=0.03)
+    assert rate_per_s[2] == pytest.approx(1 / ((2.0 + 3.2 + 4.0) / 3), rel=0.03)
+    assert quality[2] == pytest.approx(sum(ladder.quality) / 3, rel=0.01)
     for _ in range(500):
-        watch.hear(NOTHING, 0.02)
+        watch.hear(NOTHING, next(now_s))
     assert watch.effective(ladder)[1] == pytest.approx((0.25, 0.25, 0.25))
     for _ in range(500):
-        watch.hear(DEEP, 0.02)
+        watch.hear(DEEP, next(now_s))
     assert watch.is_healthy
+
+
+def test_rare_answers_count_for_the_time_since_the_last(profile: Profile) -> None:
+    """A few probes tell as much of a minute as all answers of it would."""
+    ladder = ladder_of(profile, "AC")
+    often, rarely = (CacheWatch(Catalog.of(profile), ladder.variants, SLO_S) for _ in range(2))
+    for tenth in range(1, 601):
+        often.hear(NOTHING, tenth / 10)
+    for probe in range(1, 13):
+        rarely.hear(NOTHING, 5.0 * probe)
+    assert rarely.hit_ratio == pytest.approx(often.hit_ratio)
+    assert rarely.latency_s == pytest.approx(often.latency_s)
+
+
+def test_what_the_cache_does_not_allow_goes_as_deep_as_it_does(profile: Profile) -> None:
+    """A load that takes both levels when a third each of the answers are deep, shallow and misses."""
+    arrival_s = np.arange(0.0, 400.0, 1.0 / (0.28 * 16))
+    policy = make_policy("argus", profile, 16, slo_s=SLO_S, ladder="AC")
+    engine = make_engine(policy, make_requests(arrival_s, SLO_S))
+    engine.start()
+    levels: dict[CacheHit, set[str]] = {DEEP: set(), SHALLOW: set(), MISS: set()}
+    for row, now_s in enumerate(arrival_s.tolist()):
+        hit = (DEEP, SHALLOW, MISS)[row % 3]
+        if LookUpCache(row) in engine.arrive(now_s, row):
+            engine.cache_answered(now_s + 0.05, row, hit)
+            if now_s > 200.0:
+                levels[hit].add(engine.log.reasons[engine.log.reason[row]].rpartition(", ")[2])
+        engine.tick(now_s)
+    assert levels[DEEP] == {"level 1", "level 2"}
+    assert levels[SHALLOW] == {"level 1"}
+    assert levels[MISS] == {"cache miss: served in full"}
 
 
 def test_a_late_answer_is_worth_nothing(profile: Profile) -> None:
     ladder = ladder_of(profile, "AC")
     watch = CacheWatch(Catalog.of(profile), ladder.variants, SLO_S)
-    watch.hear(CacheHit(0.9, 25, 9.5), 0.02)
+    watch.hear(CacheHit(0.9, 25, 9.5), 1.0)
     quality, _ = watch.effective(ladder)
     assert (quality[1], quality[2]) == (0.0, ladder.quality[2])  # 9.5 + 3.2 s is late, 9.5 + 2 s is not
 

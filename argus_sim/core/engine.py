@@ -240,16 +240,18 @@ class Engine:
         return self.floor.settle(now, worker)
 
     def cache_answered(self, now: float, row: int, hit: CacheHit) -> Sequence[Command]:
-        """The cache answered ``LookUpCache``. On a miss the policy is asked again, knowing the answer."""
+        """The cache answered ``LookUpCache``.
+
+        Where it holds too little for the variant that was meant, or nobody serves that any more, the policy is
+        asked again, knowing the answer.
+        """
         variant = self._asked.pop(row)
         if self._observe_cache is not None:
             self._observe_cache(hit)
         if not self.workers_up:
             return self._lose(row, NO_WORKER)
-        if variant >= 0 and hit.max_skipped_steps >= self._skipped[variant]:
-            if self.pools_of[variant]:
-                return self._enqueue(now, row, variant)
-            return self._place(now, row)
+        if variant >= 0 and hit.max_skipped_steps >= self._skipped[variant] and self.pools_of[variant]:
+            return self._enqueue(now, row, variant)
         decision = self._ask(now, row, hit)
         variant, reason = self._known[decision]
         if variant == REFUSED:

@@ -61,6 +61,7 @@ class Allocating(Policy):
         self._kind_rates = tuple(self._rates(k, limit_s) for k in range(len(self.kinds)))
         self._throughput = self._kind_rates[0]
         self._draws = Uniforms(setup.rng)
+        self._skipped = [v.skipped_steps for v in catalog.variants]
         self._missed = Route(catalog.base, "cache miss: served in full")
         #: The last plan and what it was made from: the same counts need no other placement.
         self._last: tuple[tuple[tuple[tuple[tuple[Serves, int], ...], ...], int], Plan] | None = None

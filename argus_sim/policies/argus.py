@@ -32,8 +32,6 @@ from argus_sim.policies.outlook import Outlook, climb, spread
 
 #: Histograms are rounded to one part in this many, so that alignments recur and the solver remembers them.
 _SHARES = 100
-#: Weight of one answer in the means of the cache: all are heard on its ladder, on another one a few probes.
-_HEARD, _PROBED = 0.02, 0.25
 #: By how much the throughput of a level must have changed with the cache for a plan to be made at once.
 _NEWS = 0.1
 
@@ -98,7 +96,7 @@ class Argus(Allocating):
             self._other = ladder(catalog.ladder("SM"))
         self._watch = CacheWatch(catalog, first, setup.slo_s) if self._ladder.cached else None
         self._ask = AskCache("is the cache back?")
-        self._skipped = [v.skipped_steps for v in catalog.variants]
+        self._served: set[VariantId] = set()
         self._is_probing = False
         self._probe_s = 0.0
         self._loading = 0
@@ -128,6 +126,7 @@ class Argus(Allocating):
         return again
 
     def allocate(self, view: ClusterView) -> Allocation:
+        self._view = view
         if len(self.kinds) > 1:
             # On several kinds of GPUs it stays on its ladder and takes loads as free: what they are worth is only
             # worked out for workers that are all alike.
@@ -234,12 +233,11 @@ class Argus(Allocating):
         if self._ladder.cached and self._watch is not None and not self._watch.is_healthy:
             # Every worker takes its part of what is served in full.
             base = self.setup.catalog.base
-            every: list[dict[Serves, int]] = [{} for _ in wanted]
-            for of_kind, all_of_kind in zip(wanted, every, strict=True):
-                for serves, count in of_kind.items():
-                    both = serves if base in serves else (base, *serves)
-                    all_of_kind[both] = all_of_kind.get(both, 0) + count
-            return every
+            wanted = [
+                {serves if base in serves else (base, *serves): count for serves, count in of_kind.items()}
+                for of_kind in wanted
+            ]
+        self._served = {v for of_kind in wanted for serves in of_kind for v in serves}
         return wanted
 
     def histogram(self, view: ClusterView, ladder: Ladder) -> Row:
@@ -282,12 +280,20 @@ class Argus(Allocating):
             level = bisect_right(self._upto[affinity], self._draws[request.row])
             route = self._routes[affinity][level]
         if hit is not None and self._skipped[route.variant] > hit.max_skipped_steps:
-            return self._missed
+            return self._instead(affinity, hit)
         return route
+
+    def _instead(self, affinity: int, hit: CacheHit) -> Route:
+        """The most approximate level that the cache's answer allows and a worker serves."""
+        for level in range(len(self.ladder) - 1, 0, -1):
+            variant = self.ladder[level]
+            if self._skipped[variant] <= hit.max_skipped_steps and variant in self._served:
+                return self._routes[affinity][level]
+        return self._missed
 
     def observe_cache(self, hit: CacheHit) -> None:
         assert self._watch is not None
-        self._watch.hear(hit, _PROBED if self._is_probing else _HEARD)
+        self._watch.hear(hit, self._view.now_s)
 
 
 def _restrict(shares: npt.NDArray[np.float64], served: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from argus_sim.policies.base import Route
 
 #: Answers that take more than this part of the SLO are slow.
 _SLOW = 0.1
+#: How long answers of the cache are remembered, in the mean.
+_MEMORY_S = 15.0
 #: Hit ratios and retrieval latencies are rounded to these, so that the same problems come up again.
 _RATIO_GRAIN, _LATENCY_GRAIN_S = 1.0 / 32.0, 0.25
 
@@ -114,12 +117,15 @@ class CacheWatch:
         self._slo_s = slo_s
         self.hit_ratio = [1.0] * len(self._skipped)
         self.latency_s = -1.0  # until the first answer
+        self._heard_s = 0.0
         self._is_perfect = True
 
-    def hear(self, hit: CacheHit, weight: float) -> None:
-        """Take an answer into the means, with this weight."""
+    def hear(self, hit: CacheHit, now_s: float) -> None:
+        """Take an answer into the means, with the weight of the time since the last one."""
+        since_s, self._heard_s = now_s - self._heard_s, now_s
         if self._is_perfect and hit.latency_s == self.latency_s and hit.max_skipped_steps >= self._skipped[-1]:
             return  # nothing new, as for most answers of a healthy cache
+        weight = 1.0 - math.exp(-since_s / _MEMORY_S)
         if self.latency_s < 0.0:
             self.latency_s = hit.latency_s
         for level, steps in enumerate(self._skipped):
@@ -134,27 +140,28 @@ class CacheWatch:
         return min(self.hit_ratio) >= 1.0 - _RATIO_GRAIN and self.latency_s <= _SLOW * self._slo_s
 
     def effective(self, ladder: Ladder) -> tuple[Row, Row]:
-        """Quality and throughput of each level when the misses are served in full.
+        """Quality and throughput of each level when what the cache does not allow is served as deep as it does.
 
         A level whose answer comes too late for its fastest batch yields nothing.
         """
-        catalog, base = self._catalog, ladder.variants[0]
+        catalog = self._catalog
         ratios = [round(h / _RATIO_GRAIN) * _RATIO_GRAIN for h in self.hit_ratio]
         latency_s = round(max(self.latency_s, 0.0) / _LATENCY_GRAIN_S) * _LATENCY_GRAIN_S
         if min(ratios) == 1.0 and not latency_s:
             return ladder.quality, ladder.throughput_per_s
         quality, rate_per_s = [ladder.quality[0]], [ladder.throughput_per_s[0]]
+        limit_s = self._slo_s - latency_s
+        work_s = [1.0 / catalog.throughput_per_s(v, limit_s=limit_s) for v in ladder.variants]
         for level in range(1, len(ladder.variants)):
-            variant, h = ladder.variants[level], ratios[level]
-            limit_s = self._slo_s - latency_s
+            variant = ladder.variants[level]
             if catalog.p99_s[variant][catalog.batch_sizes[variant][0]] > limit_s:
                 quality.append(0.0)
                 rate_per_s.append(rate_per_s[0])
                 continue
-            full_s = 1.0 / catalog.throughput_per_s(base, limit_s=limit_s)
-            work_s = h / catalog.throughput_per_s(variant, limit_s=limit_s) + (1.0 - h) * full_s
-            quality.append(h * ladder.quality[level] + (1.0 - h) * ladder.quality[0])
-            rate_per_s.append(1.0 / work_s)
+            # The part of this level's requests that each of the levels up to it serves.
+            part = [ratios[j] - (ratios[j + 1] if j < level else 0.0) for j in range(level + 1)]
+            quality.append(sum(p * q for p, q in zip(part, ladder.quality, strict=False)))
+            rate_per_s.append(1.0 / sum(p * w for p, w in zip(part, work_s, strict=False)))
         return tuple(quality), tuple(rate_per_s)
 
 

@@ -45,6 +45,8 @@ class Pac(Allocating):
         self._upto = np.cumsum(allocation.share)[:-1].tolist()
 
     def route(self, request: Request, view: ClusterView) -> Decision:
-        if request.hit is not None:
+        route = self._routes[bisect_right(self._upto, self._draws[request.row])]
+        hit = request.hit
+        if hit is not None and self._skipped[route.variant] > hit.max_skipped_steps:
             return self._missed
-        return self._routes[bisect_right(self._upto, self._draws[request.row])]
+        return route

@@ -61,9 +61,11 @@ class Proteus(Allocating):
         self._upto = np.cumsum(allocation.share)[:-1].tolist()
 
     def route(self, request: Request, view: ClusterView) -> Decision:
-        if request.hit is not None:  # on a ladder that needs the cache
+        route = self._routes[bisect_right(self._upto, self._draws[request.row])]
+        hit = request.hit
+        if hit is not None and self._skipped[route.variant] > hit.max_skipped_steps:
             return self._missed
-        return self._routes[bisect_right(self._upto, self._draws[request.row])]
+        return route
 
     def batch(self, queue: Sequence[int], variant: VariantId, worker: int, view: ClusterView) -> int | Wait:
         kind = view.kind(worker)

@@ -90,7 +90,9 @@ class Sommelier(Proteus):
         return self._steps.plan(view, self._reason)
 
     def route(self, request: Request, view: ClusterView) -> Decision:
-        if request.hit is not None:
-            return self._missed
         steps = self._steps
-        return self._routes[min(steps.occupied(), key=lambda j: (steps.expected_s(j, view), j))]
+        route = self._routes[min(steps.occupied(), key=lambda j: (steps.expected_s(j, view), j))]
+        hit = request.hit
+        if hit is not None and self._skipped[route.variant] > hit.max_skipped_steps:
+            return self._missed
+        return route

@@ -53,6 +53,7 @@ class Static(Policy):
         if (catalog.base,) in self._placement:
             self._missed = Route(catalog.base, "cache miss: served in full")
         self._limit: int | None = params.queue_limit
+        self._skipped = [v.skipped_steps for v in catalog.variants]
 
     @property
     def constant(self) -> Decision | None:
@@ -68,11 +69,12 @@ class Static(Policy):
         return keep_or_move(wanted, view, self.setup.catalog, "configured")
 
     def route(self, request: Request, view: ClusterView) -> Decision:
-        if request.hit is not None:
-            return self._missed
+        hit = request.hit
         best, least = None, float("inf")
         for route in self._routes:
             variant = route.variant
+            if hit is not None and not 0 < self._skipped[variant] <= hit.max_skipped_steps:
+                continue
             workers = self._up[(variant,)]
             queued, idle = view.queued(variant), view.idle(variant)
             if not workers or (self._limit is not None and queued >= self._limit and not idle):
@@ -80,4 +82,4 @@ class Static(Policy):
             ahead = (queued + workers - idle + 1) / workers
             if ahead < least:
                 best, least = route, ahead
-        return best or self._full
+        return best or (self._full if hit is None else self._missed)
