@@ -229,6 +229,20 @@ def test_compare_wants_one_point(swept: Path, capsys: pytest.CaptureFixture[str]
     assert main(["compare", str(out / "slo=2"), "--policies", "argus", "static"]) == 0
 
 
+def test_the_table_of_a_sweep_has_one_for_each_axis(swept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["table", str(swept / "out")]) == 0
+    first, second = capsys.readouterr().out.strip().split("\n\n")
+    heading, rule, *rows = first.splitlines()
+    assert heading == "| slo: quality yield (SLO violations (%)) | static | argus |"
+    assert rule == "| --- | ---: | ---: |"
+    summary = pd.read_csv(swept / "out" / "slo=2" / "summary.csv").query("policy == 'static'")
+    mean, late = summary["quality_yield"].mean(), 100.0 * summary["slo_violation_ratio"].mean()
+    cell = rows[0].split(" | ")[1]
+    assert rows[0].startswith("| 2 | ")
+    assert (cell.split(" ")[0], cell.rpartition(" ")[2]) == (f"{mean:.3f}", f"({late:.2f})")
+    assert second.startswith("| trouble: ")
+
+
 def test_validate_finds_what_is_wrong_at_a_point(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     axes = {"gain": {"key": "profile_changes.batching.gain", "values": [2, 9]}}
     path = write_experiment(tmp_path, content() | {"sweep": {"axes": axes}})

@@ -147,11 +147,20 @@ def table(
     name: Annotated[str | None, typer.Option(help="The NAME of that place; by default the run's folder.")] = None,
     quiet: output.Quiet = False,
 ) -> None:
-    """Print a run's headline table as Markdown, or keep one in a document up to date."""
+    """Print a run's headline table as Markdown, or keep one in a document up to date.
+
+    Of a sweep it is a table for each axis: quality yield, and SLO violations in brackets.
+    """
     from argus_sim import metrics, report
     from argus_sim.cli import tables
+    from argus_sim.lockfile import LOCK
+    from argus_sim.results import Results
 
-    text = tables.markdown(metrics.aggregate(tables.read_summary(run)))
+    swept = Results.load(run) if run.is_dir() and (run / LOCK).is_file() else None
+    if swept is not None and swept.experiment.sweep is not None:
+        text = tables.swept_markdown(swept.experiment, swept.summary)
+    else:
+        text = tables.markdown(metrics.aggregate(tables.read_summary(run)))
     if into is None:
         output.say(text)
         return

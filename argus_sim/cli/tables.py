@@ -164,6 +164,36 @@ def markdown(aggregate: pd.DataFrame) -> str:
     return "\n".join(lines[1:])
 
 
+def swept_markdown(experiment: Experiment, summary: pd.DataFrame) -> str:
+    """A sweep in Markdown: a table for each axis and trace, a row for each value, a column for each policy.
+
+    A cell is the mean quality yield with its interval, and the SLO violations in brackets.
+    """
+    from argus_sim import sweep
+
+    assert experiment.sweep is not None
+    quality, late = (METRICS[name] for name in _SWEPT)
+    lines = []
+    for axis in experiment.sweep.axes:
+        for trace, rows in sweep.of_axis(experiment, summary, axis).groupby("trace", sort=False):
+            policies = list(dict.fromkeys(rows["policy"]))
+            of_trace = "" if len(experiment.traces) == 1 else f" on {trace}"
+            lines += ["", f"| {axis}{of_trace}: {quality.heading} ({late.heading}) | {' | '.join(policies)} |"]
+            lines += ["| --- |" + " ---: |" * len(policies)]
+            for value, of_value in rows.groupby("value", sort=False):
+                by_policy = of_value.set_index("policy")
+                cells = []
+                for policy in policies:
+                    if policy not in by_policy.index:
+                        cells.append("")
+                        continue
+                    row = by_policy.loc[policy]
+                    mean = quality.text(row[quality.name], row[f"{quality.name}_half_width"])
+                    cells.append(f"{mean} ({late.text(row[late.name])})")
+                lines.append(f"| {value} | {' | '.join(cells)} |")
+    return "\n".join(lines[1:])
+
+
 def put_between_marks(text: str, name: str, table: str, *, where: str) -> str:
     """The text with ``table`` between ``<!-- NAME table -->`` and ``<!-- end of NAME table -->``.
 
