@@ -23,18 +23,32 @@ ELSEWHERE = {
     "experiments.md": "experiments/README.md",
     "shipped_profiles.md": "calibration/profiles/README.md",
     "shipped_traces.md": "traces/README.md",
+    "shapes_zoo.md": "calibration/shapes/README.md",
 }
 
 
 def on_files(files: Any, config: Any) -> Any:
     """Add what is generated, or lives elsewhere."""
-    pages = {page: (ROOT / file).read_text("utf-8") for page, file in ELSEWHERE.items()}
+    pages = {page: _moved(ROOT / file) for page, file in ELSEWHERE.items()}
     pages["cli.md"] = command_line()
+    for file in ELSEWHERE.values():
+        for picture in (ROOT / file).parent.glob("*.png"):
+            files.append(File.generated(config, picture.name, abs_src_path=str(picture)))
     for page, text in pages.items():
         files.append(File.generated(config, page, content=text))
     there = {file.src_uri for file in files}
     config.nav = _only(config.nav, there)
     return files
+
+
+def _moved(file: Path) -> str:
+    """A page that is kept elsewhere, with its links to pages of the site; what is not in the site stays as it is."""
+    pages = {(ROOT / path).resolve(): page for page, path in ELSEWHERE.items()}
+
+    def link(found: re.Match[str]) -> str:
+        return f"]({pages.get((file.parent / found[1]).resolve(), found[1])}"
+
+    return re.sub(r"\]\(([^)#:]+)", link, file.read_text("utf-8"))
 
 
 def _only(nav: list[Any], there: set[str]) -> list[Any]:

@@ -27,10 +27,16 @@ class Path:
 
 @dataclass
 class Dot:
-    """One point with its name; positions are percentages of the box."""
+    """One point with its name; positions are percentages of the box.
+
+    Attributes:
+        label_x, label_y: The edge of its name that is next to it.
+        left: Its name is on its left.
+    """
 
     x: str
     y: str
+    label_x: str
     label_y: str
     name: str
     text: str

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from argus_sim.charts.chart import Chart, Dot, Path, dashes, rounded
+from argus_sim.charts.labels import place_labels
 from argus_sim.charts.policy import policy_charts
 from argus_sim.charts.story import TraceStory
 from argus_sim.charts.svg import (
@@ -16,7 +17,6 @@ from argus_sim.charts.svg import (
     WIDTH,
     Scale,
     Tick,
-    apart,
     area,
     around,
     box,
@@ -187,22 +187,24 @@ class Drawing:
             if p.name in totals and math.isfinite(totals[p.name]["relative_quality"])
         ]
         most = max([row[1] for row in rows], default=1.0)
-        x = around([0.0, most, *(e[0] for e in extra if e[0] < 1.6 * most)], zero=True, room=0.08)
+        x = around([0.0, most, *(e[0] for e in extra if e[0] < 1.6 * most)], zero=True, room=0.22)
         y = around([*(row[2] for row in rows), *(e[1] for e in extra if e[0] <= x.high)], most=1.0, room=0.12)
         percent = metric == "slo_violation_ratio"
-        names = apart([y.part(row[2]) for row in rows], [x.part(row[1]) for row in rows])
+        at = [(x.part(row[1]), y.part(row[2])) for row in rows]
+        labels = place_labels(at, [row[0] for row in rows])
         dots = [
             Dot(
-                x.percent(at),
+                x.percent(latency),
                 y.percent(quality),
-                f"{100 * label:.2f}%",
+                f"{100 * label.x:.2f}%",
+                f"{100 * label.y:.2f}%",
                 name,
                 f"{name}: quality {quality:.3f}, "
-                + (f"{100 * at:.2f} % violations" if percent else f"{at:.2f} s"),
+                + (f"{100 * latency:.2f} % violations" if percent else f"{latency:.2f} s"),
                 self.number[name],
-                left=x.part(at) > 0.72,
+                left=label.left,
             )
-            for (name, at, quality), label in zip(rows, names, strict=True)
+            for (name, latency, quality), label in zip(rows, labels, strict=True)
         ]
         label = "Quality against " + ("SLO violations" if percent else "mean time to the image")
         chart = Chart(
@@ -219,6 +221,10 @@ class Drawing:
         )
         border = efficient([(row[1], row[2]) for row in rows])
         chart.paths.append(Path(steps(border, x, y), "front"))
+        for dot, (across, up), place in zip(dots, at, labels, strict=True):
+            if place.led:
+                ends = np.array([across, place.x]), np.array([up, place.y])
+                chart.paths.append(Path(line(WIDTH * ends[0], HEIGHT * (1 - ends[1])), "lead", dot.policy))
         return chart, x, y
 
     def _latency_front(

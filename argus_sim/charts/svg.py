@@ -136,19 +136,6 @@ def steps(points: list[tuple[float, float]], x: Scale, y: Scale) -> str:
     return f"M{at[0]} {HEIGHT}V{up[0]}{turns}H{WIDTH}"
 
 
-def apart(heights: list[float], across: list[float], gap: float = 0.065) -> list[float]:
-    """Where to write the points' names, so that those of close points do not lie on each other."""
-    at = list(heights)
-    order = sorted(range(len(at)), key=lambda i: (heights[i], i))
-    near = [(a, b) for k, a in enumerate(order) for b in order[k + 1 :] if abs(across[a] - across[b]) < 0.3]
-    for _ in range(120):
-        for below, above in near:
-            push = max(0.0, gap - (at[above] - at[below])) / 2
-            at[below], at[above] = at[below] - push, at[above] + push
-        at = [min(0.97, max(0.03, value)) for value in at]
-    return at
-
-
 def luminance(colour: str) -> float:
     """Relative luminance, in [0, 1], as the contrast rules of the web define it (WCAG 2)."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in _rgb(colour)]
