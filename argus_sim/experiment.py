@@ -68,6 +68,7 @@ class Experiment(Section):
         window_s: Resolution of the timeline.
         bound: Compute the hindsight bound of each trace and every policy's share of it.
         max_wait_slos: A run is stopped as hopeless when a request has waited this many SLOs.
+        planning_times: Record how long each plan took on this machine; no two runs then have the same bytes.
         profile_changes: What if the profile were different.
         sweep: Vary some of all this.
     """
@@ -86,6 +87,7 @@ class Experiment(Section):
     window_s: Positive = 60.0
     bound: bool = True
     max_wait_slos: Positive = 100.0
+    planning_times: bool = False
     profile_changes: ProfileChanges = ProfileChanges()
     sweep: Sweep | None = None
 

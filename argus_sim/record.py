@@ -142,6 +142,7 @@ class RunRecord:
         workers: Size of the cluster.
         busy_s: Summed time that workers spent running batches (wasted ones included).
         attempts: What requests ran in besides.
+        planning_s: Seconds of this machine that each of the policy's plans took; empty unless asked for.
     """
 
     variants: tuple[str, ...]
@@ -166,6 +167,7 @@ class RunRecord:
     loads: list[LoadRecord] = field(default_factory=list)
     plans: list[PlanRecord] = field(default_factory=list)
     faults: list[FaultRecord] = field(default_factory=list)
+    planning_s: list[float] = field(default_factory=list)
     #: Of a cache that fills; a warm one leaves nothing.
     cache: CacheRecord | None = None
 
@@ -212,7 +214,10 @@ class RunRecord:
         )
 
     def events(self) -> dict[str, Any]:
-        """`events.json`: what happened that is no request. A load that never ended has a NaN ``finish_s``."""
+        """`events.json`: what happened that is no request. A load that never ended has a NaN ``finish_s``.
+
+        ``planning_s`` is there only where it was asked for.
+        """
         return {
             "workers": self.workers,
             "duration_s": self.duration_s,
@@ -220,6 +225,7 @@ class RunRecord:
             "plans": [asdict(plan) for plan in self.plans],
             "loads": [asdict(load) for load in self.loads],
             "faults": [asdict(fault) for fault in self.faults],
+            **({"planning_s": [round(took_s, 7) for took_s in self.planning_s]} if self.planning_s else {}),
         }
 
 

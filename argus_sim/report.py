@@ -291,6 +291,7 @@ def write_report(
             tables=_headline(aggregate, " ± ", summary),
             bars=_bars(aggregate),
             traces=traces,
+            timed=any(policy["planning"] for trace in traces for policy in trace["policies"]),
             provenance=list(provenance),
             definitions=[metric for metric in METRICS.values() if metric.name in summary],
             all_runs=_runs(summary),

@@ -23,6 +23,7 @@ from argus_sim.domain import Outcome
 from argus_sim.errors import InputError
 from argus_sim.experiment import Experiment, PolicyConfig, TraceConfig, expand
 from argus_sim.importers import import_trace
+from argus_sim.planning_times import time_plans
 from argus_sim.policies import registry
 from argus_sim.policies.base import Policy, Setup
 from argus_sim.profile import Profile
@@ -212,9 +213,11 @@ def simulate(
         return stream(seed, purpose)
 
     workload = scene.workload(trace, seed)
+    policy = scene.policy(policy_config, seed, trace)
+    planning_s = time_plans(policy) if experiment.planning_times else []
     engine = Engine(
         scene.catalog,
-        scene.policy(policy_config, seed, trace),
+        policy,
         workload.requests(),
         cluster.workers,
         drop=experiment.drop_rule,
@@ -250,7 +253,7 @@ def simulate(
         faults.start(fault, host, cluster.workers, fault_rng)
     host.run()
     told = service.record() if isinstance(service, FillingCache) else None
-    return record_of(scene, engine, workload, host.loads, host.faults, told)
+    return replace(record_of(scene, engine, workload, host.loads, host.faults, told), planning_s=planning_s)
 
 
 def hindsight(scene: Scene, trace: Trace, seed: int) -> Bound:

@@ -9,8 +9,8 @@ import re
 import numpy as np
 import pytest
 
+from argus_sim.charts import faults, labels, svg
 from argus_sim.charts import policy as policy_module
-from argus_sim.charts import svg
 from argus_sim.charts.axis import axis_charts, is_wide
 from argus_sim.charts.draw import Drawing
 from argus_sim.charts.story import COLUMNS, TraceStory, tell
@@ -36,7 +36,7 @@ def story_of(record: RunRecord) -> TraceStory:
     )
 
 
-@pytest.mark.parametrize("module", [policy_module, svg], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [policy_module, svg, faults, labels], ids=lambda module: module.__name__)
 def test_examples(module: object) -> None:
     failed, attempted = doctest.testmod(module, extraglobs={"np": np})  # type: ignore[arg-type]
     assert attempted
@@ -179,3 +179,45 @@ def test_names_stand_side_by_side_and_are_not_joined() -> None:
 )
 def test_what_stands_on_a_logarithmic_scale(numbers: list[float], wide: bool) -> None:
     assert is_wide(numbers) == wide
+
+
+#: Where eleven policies were on the two fronts of a bursty trace, in parts of the box.
+CROWD = [
+    ("static", 0.70, 0.44), ("clipper-ha", 0.73, 0.95), ("clipper-ht", 0.73, 0.10), ("infaas", 0.76, 0.30),
+    ("sommelier", 0.787, 0.297), ("proteus", 0.795, 0.289), ("nirvana", 0.70, 0.68), ("pac", 0.62, 0.40),
+    ("diffserve", 0.82, 0.28), ("argus", 0.622, 0.40), ("argus-x", 0.64, 0.402),
+]  # fmt: skip
+
+
+def test_names_of_points_lie_on_nothing() -> None:
+    names, at = [name for name, _, _ in CROWD], [(x, y) for _, x, y in CROWD]
+    placed = labels.place_labels(at, names)
+    boxes = [labels._box(label, 0.0205 * len(name)) for label, name in zip(placed, names, strict=True)]
+    for i, box in enumerate(boxes):
+        assert min(box) > -0.02
+        assert max(box) < 1.02
+        assert not any(labels._shared(box, other) > 1e-4 for other in boxes[:i]), names[i]
+        assert not any(labels._inside(point, box) for point in at), names[i]
+    # What is not next to its point has a line that leads to it.
+    for label, (x, y) in zip(placed, at, strict=True):
+        assert label.led == (math.hypot(label.x - x, label.y - y) > 0.065)
+    assert placed == labels.place_labels(at, names)
+
+
+def test_times_at_which_workers_were_slow_are_marked_on_all_charts() -> None:
+    record = make_record(1, requests=400, duration_s=3600.0)
+    record.faults[:] = [
+        FaultRecord(600.0, 1, "slow"),
+        FaultRecord(1200.0, 1, "normal"),
+        FaultRecord(3000.0, 0, "slow"),
+    ]
+    drawing = Drawing(["p"], ["-"])
+    drawn = drawing.trace(story_of(record), [], TOTALS)
+    assert (drawn["lost"], drawn["slow"]) == (0, 2)
+    for chart in drawn["lines"]:
+        spans = [points(path.d)[0][0] for path in chart.paths if path.kind == "slowed"]
+        assert sorted(spans) == pytest.approx([2000 * 600 / 3600, 2000 * 3000 / 3600], abs=1)
+    (framed,) = [path.d for path in drawn["policies"][0]["placement"].paths if path.kind == "slow"]
+    assert framed.count("M") == 2
+    assert "slow" in drawn["policies"][0]["placement"].note
+    assert "hatched" not in drawn["policies"][0]["placement"].note

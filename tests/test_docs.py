@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,15 +13,25 @@ from pathlib import Path
 import pytest
 
 from argus_sim.policies import registry
-from tests.run_docs import blocks, commands, run_command, run_page
+from tests.run_docs import blocks, commands, run_command, run_page, typed_elsewhere
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = sorted(DOCS.rglob("*.md"))
+#: The pages of the site; some are kept beside what they are about.
+PAGES = [
+    *sorted(DOCS.rglob("*.md")),
+    *(
+        ROOT / folder / "README.md"
+        for folder in ("experiments", "traces", "calibration/profiles", "calibration/shapes")
+    ),
+]
 WITH_COMMANDS = [
     page
     for page in PAGES
-    if any(b.run == "python" or (b.language == "sh" and b.run == "yes") for b in blocks(page.read_text("utf-8")))
+    if any(
+        b.run.startswith("python") or (b.language == "sh" and b.run == "yes")
+        for b in blocks(page.read_text("utf-8"))
+    )
 ]
 
 
@@ -92,33 +103,65 @@ def test_formulas_are_drawn_by_the_browser(site: Path) -> None:
     assert "$" not in re.sub(r"<(script|code|pre).*?</\1>", "", text, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.relative_to(DOCS).as_posix())
+def at_hand(page: Path, folder: Path) -> None:
+    """Put into a folder what a page takes for granted."""
+    match page.relative_to(ROOT).as_posix():
+        case "docs/python.md":  # it goes on where the tutorial ended
+            tutorial = (DOCS / "tutorial.md").read_text("utf-8")
+            (yaml,) = [b for b in blocks(tutorial) if b.file == "mine.yaml"]
+            (folder / "mine.yaml").write_text(yaml.text)
+        case "traces/README.md":
+            (folder / "traces").mkdir()
+            for name in ("bursty.yaml", "diurnal.yaml"):
+                shutil.copy(ROOT / "traces" / name, folder / "traces")
+        case "calibration/shapes/README.md":
+            (folder / "calibration").symlink_to(ROOT / "calibration")
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_what_a_page_says_works(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if page.name == "python.md":  # it goes on where the tutorial ended
-        tutorial = (DOCS / "tutorial.md").read_text("utf-8")
-        (yaml,) = [b for b in blocks(tutorial) if b.file == "mine.yaml"]
-        (tmp_path / "mine.yaml").write_text(yaml.text)
+    at_hand(page, tmp_path)
     assert run_page(page.read_text("utf-8"), tmp_path, monkeypatch) > 0
 
 
+#: What the README's placeholders are filled with.
+FILLED = {"EXP": "fig7", "FILE": "step_down.yaml", "show NAME": "show {0}", "NAME": "argus"}
+
+
 def typed_in(text: str) -> list[list[str]]:
-    """The commands of a README, which indents them; lines with ``[`` or ``|`` in them say what there is."""
-    lines = re.findall(r"^    ((?:\w+=\S+ )?argus-sim [^\n]*)", text, re.MULTILINE)
-    known = [line for line in lines if not re.search(r"(?:^| )(?:\[--|\||[A-Z]{3,}(?: |$))", line)]
-    return [words for line in known for words in commands(line)]
+    """The commands of a README, which indents them: without what is optional, and placeholders filled in."""
+    found = []
+    for line in re.findall(r"^    ((?:\w+=\S+ )?argus-sim [^\n]*)", text, re.MULTILINE):
+        line = re.sub(r" \[--.*?\](?= |$)", "", line.partition("  #")[0])
+        for command in line.removeprefix("argus-sim ").split(" | ") if " | " in line else [line]:
+            command = command if "argus-sim" in command else f"argus-sim {command}"
+            shown = "artefact-a100" if "profiles" in command else "bursty"
+            for placeholder, value in FILLED.items():
+                command = command.replace(placeholder, value.format(shown))
+            found += commands(command)
+    return found
 
 
 def test_the_commands_of_the_readme_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / "README.md").read_text("utf-8")
-    found = typed_in(text)
-    assert len(found) >= 3
+    found = typed_in(text) + [shlex.split(line) for line in re.findall(r"`(argus-sim run runs/[^`]*)`", text)]
+    assert {words[words.index("argus-sim") + 1] for words in found} >= {
+        "run", "compare", "watch", "trace", "validate", "serve", "policies", "profiles", "traces",
+    }  # fmt: skip
+    assert ["argus-sim", "run", "runs/fig7/experiment.lock.yaml", "--out", "runs/again"] in found
     monkeypatch.chdir(tmp_path)
     (policy,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     (tmp_path / "step_down.py").write_text(policy)
+    (tmp_path / "step_down.yaml").write_text((ROOT / "experiments" / "fig7.yaml").read_text("utf-8"))
     for folder in ("runs/a", "runs/b"):
         run_command(["argus-sim", "run", "fig7", "--out", folder], monkeypatch)
     for words in found:
         run_command(words, monkeypatch)
+
+
+def test_make_fig7_is_the_command_that_the_readme_says() -> None:
+    done = subprocess.run(["make", "-n", "fig7"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "argus-sim run experiments/fig7.yaml" in done.stdout
 
 
 def test_a_command_that_fails_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,10 +171,16 @@ def test_a_command_that_fails_is_noticed(tmp_path: Path, monkeypatch: pytest.Mon
         run_page("```sh\nrm -rf x\n```\n", tmp_path, monkeypatch)
 
 
-def test_every_command_is_run_or_says_why_not() -> None:
-    for page in PAGES:
-        for block in blocks(page.read_text("utf-8")):
-            if block.language in ("sh", "console", "bash", "shell"):
-                assert block.language == "sh", f"{page.name}: call it sh, so that it is run"
-            typed = shlex.split(block.text, comments=True)[:1] if block.language == "text" else []
-            assert typed != ["argus-sim"], f"{page.name}: a command in a text block is not run"
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_command_is_run_or_says_why_not(page: Path) -> None:
+    text = page.read_text("utf-8")
+    assert typed_elsewhere(text) == [], "put it into a block of sh, so that it is run"
+    for block in blocks(text):
+        assert block.language not in ("console", "bash", "shell"), "call it sh, so that it is run"
+        for test in re.findall(r"tests/\S+\.py", block.run):
+            assert (ROOT / test).exists(), test
+
+
+def test_a_command_outside_of_a_block_is_noticed() -> None:
+    page = "Do\n\n    A=b argus-sim watch x\n\n```text\npip install x\n```\n\n```sh\nmake fig7\n```\n"
+    assert typed_elsewhere(page) == ["pip install x", "A=b argus-sim watch x"]

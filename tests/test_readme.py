@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,16 @@ from argus_sim.cli import app, main
 from argus_sim.experiment import Experiment, PolicyConfig, TraceConfig
 from argus_sim.policies.registry import find
 from argus_sim.sections import Peak
+from calibration.cli import app as calibrate
 from tests.make_experiment import write_experiment
+from tests.run_docs import blocks
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 EXPERIMENTS = (ROOT / "experiments" / "README.md").read_text("utf-8")
 PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "experiments/README.md", "traces/README.md")]
+#: All that says what to type.
+SPOKEN = [*PAGES, *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "calibration").rglob("README.md"))]
 
 
 def block(text: str, language: str) -> str:
@@ -78,22 +83,28 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / link.partition("#")[0]).exists(), link
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("page", SPOKEN, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_commands_and_flags_exist(page: Path) -> None:
     text = page.read_text("utf-8")
-    typed = re.findall(r"^    (?:\w+=\S+ )?argus-sim ([^\n#]*)", text, re.MULTILINE)
-    for line in typed + re.findall(r"`argus-sim ([^`]*)`", text):
-        command: Any = typer.main.get_command(app)
+    typed = re.findall(r"^ *(?:\w+=\S+ )?argus-(sim|calibrate) ([^\n#]*)", text, re.MULTILINE)
+    for program, line in typed + re.findall(r"`argus-(sim|calibrate) ([^`]*)`", text):
+        command: Any = typer.main.get_command({"sim": app, "calibrate": calibrate}[program])
         words = line.split()
         while words and words[0] in getattr(command, "commands", {}):
             command = command.commands[words.pop(0)]
         assert not (hasattr(command, "commands") and words and words[0][0].isalpha()), f"argus-sim {line}"
         flags = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
         unknown = set(re.findall(r"(?<!\S)\[?(--[a-z-]+)", line)) - flags
-        assert not unknown, f"argus-sim {line}"
+        assert not unknown, f"argus-{program} {line}"
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"^    make (\w+)|`make (\w+)", text, re.MULTILINE):
-        assert re.search(rf"^{''.join(target)}:", makefile, re.MULTILINE)
+    targets = re.findall(r"(?:^    |`)make ([\w-]+)", text, re.MULTILINE)
+    for block in blocks(text):
+        targets += re.findall(r"^make ([\w-]+)", block.text, re.MULTILINE) if block.language == "sh" else []
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for names in re.findall(r"argus-sim\[([\w,]+)\]", text):
+        assert set(names.split(",")) <= set(extras), names
 
 
 def test_the_explained_experiment_has_every_key_and_the_defaults() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from argus_sim.charts.chart import Chart, Dot, Path, dashes, rounded
+from argus_sim.charts.faults import spans
 from argus_sim.charts.labels import place_labels
 from argus_sim.charts.policy import policy_charts
 from argus_sim.charts.story import TraceStory
@@ -71,7 +72,10 @@ class Drawing:
                 self._violation_front(story, group, totals),
             ],
             "policies": [policy_charts(self, story, policy, group) for policy in story.policies],
-            "faults": sum(fault["kind"] == "lost" for fault in story.policies[0].events["faults"]),
+            **{
+                kind: sum(fault["kind"] == kind for fault in story.policies[0].events["faults"])
+                for kind in ("lost", "slow")
+            },
             "smooth": clock.note,
             "seeds": story.seeds,
         }
@@ -80,7 +84,8 @@ class Drawing:
 
     def time(self, story: TraceStory) -> tuple[Scale, list[Tick]]:
         scale = Scale(0.0, story.clock.end)
-        return scale, ticks(scale, 8)
+        unit = " min" if "minutes" in story.clock.label else " h"
+        return scale, [Tick(tick.at, tick.text + unit) for tick in ticks(scale, 8)]
 
     def _lines(self, story: TraceStory, group: int, metric: str) -> Chart:
         title, note = _PANELS[metric]
@@ -121,19 +126,13 @@ class Drawing:
         return chart
 
     def _outages(self, story: TraceStory, x: Scale) -> list[Path]:
-        """Shades over the times at which workers were down, the darker the more."""
+        """Shades over the times at which workers were down or slow, the darker the more."""
         per_x = 60.0 if "minutes" in story.clock.label else 3600.0
-        down: dict[int, float] = {}
-        spans: list[tuple[float, float]] = []
-        for fault in sorted(story.policies[0].events["faults"], key=lambda fault: float(fault["at_s"])):
-            if fault["kind"] == "lost":
-                down[fault["worker"]] = fault["at_s"]
-            elif fault["kind"] == "joined" and fault["worker"] in down:
-                spans.append((down.pop(fault["worker"]), fault["at_s"]))
-        spans += [(at_s, story.clock.end * per_x) for at_s in down.values()]
+        faults = story.policies[0].events["faults"]
         return [
-            Path(box(x.part(a / per_x) * WIDTH, x.part(min(b / per_x, x.high)) * WIDTH, 0, HEIGHT), "outage")
-            for a, b in spans
+            Path(box(x.part(a / per_x) * WIDTH, x.part(b / per_x) * WIDTH, 0, HEIGHT), kind)
+            for state, kind in (("slow", "slowed"), ("down", "outage"))
+            for _, a, b in spans(faults, state, story.clock.end * per_x)
         ]
 
     # -- distributions and fronts --------------------------------------------------------------------------

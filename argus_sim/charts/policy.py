@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from argus_sim.charts.chart import Chart, Path, rounded
+from argus_sim.charts.faults import spans
 from argus_sim.charts.story import MAX_PLANS, MAX_REASONS, PolicyStory, TraceStory
 from argus_sim.charts.svg import HEIGHT, WIDTH, Tick, area, around, box, line, ticks
 
@@ -49,6 +50,7 @@ def policy_charts(drawing: Drawing, story: TraceStory, policy: PolicyStory, grou
         "loads": len(events["loads"]),
         "load_s": f"{load_s:,.0f}",
         "lost": sum(fault["kind"] == "lost" for fault in events["faults"]),
+        "planning": _planning(events.get("planning_s", [])),
         "first_plans": [
             {
                 "at": _moment(float(plan["at_s"])),
@@ -117,30 +119,35 @@ def _placement(drawing: Drawing, story: TraceStory, policy: PolicyStory, group: 
         Path("".join(found), "layer", colour=colours[code], opacity=(0.4, 0.7, 1.0)[level])
         for (code, level), found in sorted(boxes.items())
     ]
-    lost: dict[int, float] = {}
-    downs, loads = [], []
-    ends = [{"worker": w, "at_s": story.clock.end * per_x, "kind": "joined"} for w in range(rows)]
-    for fault in [*sorted(policy.events["faults"], key=lambda fault: float(fault["at_s"])), *ends]:
-        worker = fault["worker"]
-        if fault["kind"] == "lost":
-            lost[worker] = fault["at_s"]
-        elif fault["kind"] == "joined" and worker in lost and worker < rows:
-            span = x.part(lost.pop(worker) / per_x) * WIDTH, x.part(fault["at_s"] / per_x) * WIDTH
-            downs.append(box(*span, worker * row, (worker + 1) * row))
+    marks = {
+        state: "".join(
+            box(x.part(a / per_x) * WIDTH, x.part(b / per_x) * WIDTH, worker * row, (worker + 1) * row)
+            for worker, a, b in spans(policy.events["faults"], state, story.clock.end * per_x)
+            if worker < rows
+        )
+        for state in ("down", "slow")
+    }
+    loads = []
     for load in policy.events["loads"]:
         if load["worker"] < rows:
             at, end = (x.part((load[k] or load["start_s"]) / per_x) * WIDTH for k in ("start_s", "finish_s"))
             loads.append(f"M{at:.0f} {(load['worker'] + 0.5) * row:.0f}h{max(1, round(end - at))}")
-    paths += [Path("".join(downs), "down"), Path("".join(dict.fromkeys(loads)), "loading")]
+    paths += [Path(marks["slow"], "slow"), Path(marks["down"], "down")]
+    paths.append(Path("".join(dict.fromkeys(loads)), "loading"))
     decided = sorted({round(x.part(plan["at_s"] / per_x) * WIDTH) for plan in policy.events["plans"]})
     paths.append(Path("".join(f"M{a} 0v-40" for a in decided), "plans"))
+    lost = sum(fault["kind"] == "lost" for fault in policy.events["faults"])
     left_out = policy.events["workers"] - rows
     chart = Chart(
         id=f"t{group}-place-{drawing.number[policy.name]}",
         title="What each worker ran",
-        note="the paler the idler; bar: a model is loaded; hatched: down; ticks above: a placement was decided"
+        note="the paler the idler; bar: a model is loaded; "
+        + ("hatched: down; " if marks["down"] else "")
+        + ("dashed frame: slow; " if marks["slow"] else "")
+        + "ticks above: a placement was decided"
         + (f"; {left_out} more workers are not shown" if left_out > 0 else ""),
-        label=f"What each worker ran for {policy.name} on {story.name}, over time.",
+        label=f"What each worker ran for {policy.name} on {story.name}, over time."
+        + (f" Times that workers were lost: {lost}." if lost else ""),
         x=x_ticks,
         y=[Tick(f"{100 * (1 - (w + 0.5) / rows):.2f}%", str(w)) for w in range(0, rows, 1 + rows // 13)],
         x_label=story.clock.label,
@@ -174,6 +181,19 @@ def _moment(at_s: float) -> str:
     """
     minutes, seconds = divmod(int(at_s), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+def _planning(took_s: list[float]) -> str:
+    """How long plans took to work out, in words; empty where that was not recorded.
+
+    >>> _planning([0.001, 0.002, 0.25])
+    '3 plans were worked out, in 2 ms in the median and 250 ms at most; 0.25 s in all'
+    """
+    if not took_s:
+        return ""
+    median, most = (f"{1000 * took:.3g} ms" for took in (float(np.median(took_s)), max(took_s)))
+    text = f"{len(took_s):,} plans were worked out, in {median} in the median and {most} at most"
+    return f"{text}; {sum(took_s):.2g} s in all"
 
 
 def _gap(plans: list[dict[str, Any]]) -> str:

@@ -138,9 +138,10 @@
       marks.replaceChildren();
       for (let k = Math.ceil(low / step - 1e-9), n = 0; k * step <= high * (1 + 1e-9); k++, n++) {
         const mark = document.createElement("span");
-        mark.className = n % 2 ? "xt odd" : "xt";
-        mark.style.left = (100 * (k * step - low)) / (high - low) + "%";
-        mark.textContent = +(k * step).toFixed(6);
+        const part = (k * step - low) / (high - low);
+        mark.className = "xt" + (n % 2 ? " odd" : "") + (part > 0.999 ? " end" : "");
+        mark.style.left = 100 * part + "%";
+        mark.textContent = +(k * step).toFixed(6) + (data.groups[group].unit === "hours" ? " h" : " min");
         marks.append(mark);
       }
       b.plot.classList.toggle("open", high - low >= end * 0.999 && b.chart.kind === "place");
