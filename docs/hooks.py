@@ -42,7 +42,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def _moved(file: Path) -> str:
-    """A page that is kept elsewhere, with its links to pages of the site; what is not in the site stays as it is."""
+    """A page that is kept elsewhere, with its links to other such pages as they are in the site."""
     pages = {(ROOT / path).resolve(): page for page, path in ELSEWHERE.items()}
 
     def link(found: re.Match[str]) -> str:
@@ -57,7 +57,10 @@ def _only(nav: list[Any], there: set[str]) -> list[Any]:
     for item in nav:
         if isinstance(item, dict):
             ((title, inside),) = item.items()
-            kept.append({title: _only(inside, there)})
+            if isinstance(inside, list):
+                kept.append({title: _only(inside, there)})
+            elif inside in there:
+                kept.append(item)
         elif item in there:
             kept.append(item)
     return kept
@@ -120,7 +123,7 @@ def command_line() -> str:
             text = _text(getattr(parameter, "help", "")).replace("|", "\\|")
             rows.append(f"| `{what or parameter.name}`{f' {takes}' if takes else ''} | {text} |")
         if rows:
-            lines += ["| | |", "| --- | --- |", *rows]
+            lines += ["| argument | |", "| --- | --- |", *rows]
         if command.epilog:
             head, *examples = command.epilog.splitlines()
             lines += ["", head, "", "```text", *(line.removeprefix("- ") for line in examples if line), "```"]

@@ -1,5 +1,6 @@
 """Run the analytic and golden tests and put what they found into validation.md: ``make validation``.
 
+Live servers play against simulations as well, which takes some minutes and a machine without other work.
 The table of rankings is made from ``runs/fitted`` where that is; its experiment needs the recorded data sets.
 The cache's log is replayed where the environment has ``ARGUS_DATA`` (the recorded data sets) and
 ``ARGUS_LOG_EMBEDDINGS`` (a file that ``argus-calibrate embed`` made of the log); else its table stays as it is.
@@ -18,6 +19,7 @@ from typing import Any
 
 import pandas as pd
 
+from argus_sim.cli import main as main_of_argus_sim
 from argus_sim.cli.tables import put_between_marks
 from argus_sim.intervals import agreement
 from argus_sim.report import write_atomically
@@ -27,6 +29,13 @@ from calibration.cache_report import study
 
 PAGE = Path(__file__).with_name("validation.md")
 FITTED = PAGE.parent.parent / "runs" / "fitted"
+#: What is played live and simulated: policy, what stands in the table, and where in the trace it begins.
+LIVE = [
+    ("static", "start of the trace", []),
+    ("static", "at the peak", ["--from-s", "peak"]),
+    ("argus", "start of the trace", []),
+    ("argus", "at the peak, after 300 s of lead-in", ["--from-s", "peak", "--lead-in-s", "300"]),
+]
 TESTS = ["tests/analytic/test_queues.py", "tests/golden/test_artefact.py"]
 
 
@@ -40,7 +49,7 @@ def main() -> int:
             print("the tests fail; validation.md is left as it was", file=sys.stderr)
             return 1
         text = PAGE.read_text("utf-8")
-        tables = {"analytic": analytic(report), "artefact": artefact(report)}
+        tables = {"analytic": analytic(report), "artefact": artefact(report), "live": live(Path(folder))}
         if (FITTED / "summary.csv").is_file():
             tables["rankings"] = rankings(Results.load(FITTED).summary)
         for name, table in tables.items():
@@ -76,6 +85,33 @@ def artefact(report: Path) -> str:
         label, scale, digits = names[metric]
         pair = f"{scale * f['artefact']:.{digits}f} | {scale * f['here']:.{digits}f}"
         lines.append(f"| {policy}: {label} | {pair} | {100 * (f['here'] / f['artefact'] - 1):+.1f} % |")
+    return "\n".join([*lines, ""])
+
+
+def live(folder: Path) -> str:
+    """Live servers with emulated workers beside simulations of the same requests."""
+    lines = [
+        "",
+        "| policy | throughput | violations | mean latency | p99 latency | quality |",
+        "| --- |" + " ---: |" * 5,
+    ]
+    for number, (policy, where, options) in enumerate(LIVE):
+        out = folder / f"live-{number}"
+        arguments = ["validate-live", "fig7", "--policy", policy, "--speed", "60", "--requests", "2000", *options]
+        if main_of_argus_sim([*arguments, "--out", str(out), "--quiet"]):
+            raise SystemExit(f"{policy}, {where}: validate-live failed; validation.md is left as it was")
+        (run,) = json.loads((out / "validation.json").read_text("utf-8"))["runs"]
+        cells = [
+            f"{100 * run['metrics'][metric][kind] + 0.0:+.2f}{unit}"
+            for metric, kind, unit in (
+                ("effective_throughput_per_min", "error", " %"),
+                ("slo_violation_ratio", "difference", ""),
+                ("latency_mean_s", "error", " %"),
+                ("latency_p99_s", "error", " %"),
+                ("relative_quality", "error", " %"),
+            )
+        ]
+        lines.append(f"| {policy}, {where} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
 
 
