@@ -62,17 +62,18 @@ def conclude(
         provenance=list(dict.fromkeys(row for scene in scenes.values() for row in provenance_rows(scene))),
         axes=stories,
         case="case",
-        facts=_facts(experiment),
+        facts=_facts(experiment, scenes),
         notes=[experiment.description] if experiment.description else [],
     )
     return summary
 
 
-def _facts(experiment: Experiment) -> list[tuple[str, str]]:
+def _facts(experiment: Experiment, scenes: Mapping[str, Scene]) -> list[tuple[str, str]]:
     assert experiment.sweep is not None
     return [
         ("points", f"{len(experiment.points())}"),
         ("varied", ", ".join(experiment.sweep.axes) + (", all combinations" if experiment.sweep.grid else "")),
+        ("profile", ", ".join(dict.fromkeys(scene.profile.name for scene in scenes.values()))),
         ("traces", ", ".join(trace.name for trace in experiment.traces)),
         ("made with", f"argus-sim {version('argus-sim')}"),
     ]

@@ -132,8 +132,6 @@ def run_page(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> int:
         if block.run.startswith("no"):
             assert block.run.removeprefix("no").strip(" ,"), "say why the block is not run"
         elif block.run.startswith("python"):
-            if "diffusers" in block.run:
-                pytest.importorskip("diffusers", reason="needs the calibrate extra: diffusers")
             exec(compile(block.text, "a page", "exec"), {})
             done += 1
         elif block.language == "sh":

@@ -25,13 +25,11 @@ PAGES = [
         for folder in ("experiments", "traces", "calibration/profiles", "calibration/shapes")
     ),
 ]
+#: Those that say what to do without torch; tests/calibration/test_shapes.py does what the others say.
 WITH_COMMANDS = [
     page
     for page in PAGES
-    if any(
-        b.run.startswith("python") or (b.language == "sh" and b.run == "yes")
-        for b in blocks(page.read_text("utf-8"))
-    )
+    if any(b.run == "python" or (b.language == "sh" and b.run == "yes") for b in blocks(page.read_text("utf-8")))
 ]
 
 
@@ -114,8 +112,6 @@ def at_hand(page: Path, folder: Path) -> None:
             (folder / "traces").mkdir()
             for name in ("bursty.yaml", "diurnal.yaml"):
                 shutil.copy(ROOT / "traces" / name, folder / "traces")
-        case "calibration/shapes/README.md":
-            (folder / "calibration").symlink_to(ROOT / "calibration")
 
 
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.relative_to(ROOT).as_posix())

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from argus_sim.metrics import METRICS, aggregate
 from argus_sim.report import findings, terminal_table, write_atomically, write_report
-from tests.make_story import make_story
+from tests.make_story import make_axis, make_story
 
 NAN = math.nan
 LOCK = {"name": "fig7", "seeds": (0, 1), "profile": Path("profiles/a"), "cluster": {"workers": 8, "speed": None}}
@@ -282,3 +282,17 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert [child.name for child in path.parent.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(("cases", "folded"), [(8, 0), (9, 3)])
+def test_what_a_sweep_has_too_much_of_is_folded(tmp_path: Path, cases: int, folded: int) -> None:
+    yields = {"pac": [0.8, 0.82], "argus": [0.9, 0.92], "<b>x</b>": [0.1, 0.2]}
+    summary = a_summary(yields, traces=tuple(f"x={i}" for i in range(cases)))
+    summary["share_of_bound"] = 0.9
+    text = written(
+        tmp_path, summary=summary, stories=[], axes=[make_axis("gpus", {"4": 4.0, "8": 8.0})], case="case"
+    )
+    Page(text)
+    assert text.count("<summary>All ") == folded
+    assert text.index('id="along"') < text.index('id="results"') < text.index('id="bound"')
+    assert "POINT/experiment.lock.yaml" in text

@@ -156,6 +156,16 @@
     rescale(group);
   }
 
+  // A finger that is lifted leaves what it pointed at on the page, until the next touch elsewhere or a scroll.
+  let touched = null;
+  function untouch(event) {
+    if (!touched || (event.type === "pointerdown" && touched.plot.contains(event.target))) return;
+    leave(touched);
+    touched = null;
+  }
+  addEventListener("pointerdown", untouch);
+  addEventListener("scroll", untouch, { passive: true });
+
   for (const b of boxes) {
     const where = (event) => {
       const r = b.plot.getBoundingClientRect(), [low, high] = range(b);
@@ -177,6 +187,11 @@
       point(b, x, y, event.clientX, event.clientY, false);
     });
     b.plot.addEventListener("pointerdown", (event) => {
+      if (event.pointerType === "touch") {
+        const [x, y] = where(event);
+        point(b, x, y, event.clientX, event.clientY, false);
+        touched = b;
+      }
       if (b.chart.group === undefined || event.pointerType === "touch" || event.button) return;
       from = where(event);
       b.plot.setPointerCapture(event.pointerId);
@@ -189,7 +204,7 @@
       band = null;
     });
     b.plot.addEventListener("dblclick", () => b.chart.group !== undefined && zoomTo(b.chart.group, 0, data.groups[b.chart.group].end));
-    b.plot.addEventListener("pointerleave", () => from || leave(b));
+    b.plot.addEventListener("pointerleave", (event) => from || event.pointerType === "touch" || leave(b));
     b.box.addEventListener("blur", () => leave(b));
     b.box.addEventListener("keydown", (event) => {
       const [low, high] = range(b), step = (high - low) / (event.shiftKey ? 10 : 60);
@@ -217,11 +232,12 @@
   for (const dot of all(".dot")) {
     const tell = () => {
       const r = dot.getBoundingClientRect();
-      show(dot.dataset.name, dot.dataset.text.split(", ").map((part) => ["transparent", part, ""]), r.right, r.top);
+      show(dot.dataset.name, dot.dataset.text.slice(dot.dataset.name.length + 2).split(", ").map((part) => ["transparent", part, ""]), r.right, r.top);
     };
     dot.addEventListener("pointerenter", tell);
     dot.addEventListener("focus", tell);
     for (const event of ["pointerleave", "blur"]) dot.addEventListener(event, () => (tip.hidden = true));
+    dot.addEventListener("keydown", (event) => event.key === "Escape" && (tip.hidden = true));
   }
 
   // Switches: one for each policy, the same everywhere.

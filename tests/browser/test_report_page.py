@@ -111,6 +111,41 @@ def test_all_text_has_contrast(page: Any) -> None:
         assert contrast(colour(kind), colour(f"{kind}-bg")) >= 4.5
 
 
+def test_a_point_says_what_it_is_by_keyboard_too(page: Any) -> None:
+    dot = page.locator(".dot").first
+    dot.focus()
+    tip = page.locator("#tip")
+    assert tip.is_visible()
+    name = dot.get_attribute("data-name")
+    assert tip.inner_text().count(name) == 1
+    assert "quality" in tip.inner_text()
+    page.keyboard.press("Escape")
+    assert not tip.is_visible()
+
+
+def test_a_finger_reads_a_chart(browser: Any, path: Path) -> None:
+    context = browser.new_context(offline=True, has_touch=True, viewport={"width": 390, "height": 800})
+    page = context.new_page()
+    page.goto(path.as_uri())
+    plot = page.locator('[data-chart="t0-quality_yield"] .plot')
+    plot.tap()
+    tip = page.locator("#tip")
+    assert "argus" in tip.inner_text()
+    assert tip.is_visible()
+    box = tip.bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 390
+    page.locator("#time").tap()
+    assert not tip.is_visible()
+    context.close()
+
+
+def test_marks_of_faults_have_a_legend(page: Any) -> None:
+    text = page.locator("#time ~ p", has_text="Shaded").first.inner_text()
+    assert "workers were down" in text
+    assert page.locator("path.outage").count() > 0
+
+
 def test_without_scripts_it_is_all_there(browser: Any, path: Path) -> None:
     context = browser.new_context(offline=True, java_script_enabled=False)
     page = context.new_page()

@@ -19,6 +19,7 @@ from calibration.shapes.captions import COLOURS, SHAPES, compatible, draw, negat
 from calibration.shapes.networks import UNETS, make_tokenizer  # noqa: E402
 from calibration.shapes.render import check, detect, render  # noqa: E402
 from calibration.zoo import SHAPES as WEIGHTS  # noqa: E402
+from tests.run_docs import run_page  # noqa: E402
 
 HERE = Path(evaluate.__file__).parent
 CHAIN = "a small red circle left of a large blue square above a green cross"
@@ -178,3 +179,8 @@ def test_one_command_trains_everything(tmp_path: Path, monkeypatch: pytest.Monke
     for folder in ("a", "b"):
         file = tmp_path / folder / "shapes-tiny" / "unet" / "diffusion_pytorch_model.safetensors"
         assert file.read_bytes() == before
+
+
+def test_the_model_card_says_how_to_use_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "calibration").symlink_to(HERE.parent)
+    assert run_page((HERE / "README.md").read_text("utf-8"), tmp_path, monkeypatch) == 1
