@@ -33,7 +33,7 @@ bench: $(VENV)/test ## Measure requests/s and memory.
 
 docs: $(VENV)/test ## Build the documentation into build/site; warnings are errors.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
-	@echo "open build/site/index.html"
+	@echo "open build/site/index.html; with its search: python3 -m http.server --directory build/site"
 
 validation: $(VENV)/test ## Run the analytic and golden tests and write what they found into docs/validation.md.
 	$(BIN)/python docs/validation.py

@@ -16,6 +16,7 @@ import yaml
 
 from argus_sim.cli import app, main
 from argus_sim.experiment import Experiment, PolicyConfig, TraceConfig
+from argus_sim.metrics import METRICS
 from argus_sim.policies.registry import find
 from argus_sim.sections import Peak
 from calibration.cli import app as calibrate
@@ -70,6 +71,40 @@ def test_the_table_is_that_of_fig7() -> None:
     traces, policies = [t.name for t in experiment.traces], [p.label for p in experiment.policies]
     assert [row for row in rows if row in traces] == traces
     assert sorted(row for row in rows if row not in traces) == sorted(policies * len(traces))
+
+
+def cells_of(trace: str, policy: str) -> dict[str, tuple[float, float, int]]:
+    """Of a row of the README's table: heading -> mean, half-width, and how many digits it has."""
+    lines = [line.strip("| ").split(" | ") for line in README.splitlines() if line.startswith("| ")]
+    begin = next(i for i, cells in enumerate(lines) if cells[0] == trace)
+    row = next(cells for cells in lines[begin:] if cells[0] == policy)
+    found = {}
+    for heading, cell in zip(lines[begin][1:], row[1:], strict=True):
+        mean, half = cell.replace(",", "").split(" ± ")
+        found[heading] = (float(mean), float(half), len(mean.partition(".")[2]))
+    return found
+
+
+@pytest.mark.slow
+def test_one_seed_of_fig7_is_where_the_table_says(tmp_path: Path) -> None:
+    """A seed's value is some half-widths of the mean's interval from the mean; not, what has changed since."""
+    few = ["--set", "policies=[clipper-ht, argus]", "--set", "bound=false", "--seeds", "1", "--jobs", "1"]
+    assert (
+        main(["run", str(ROOT / "experiments" / "fig7.yaml"), *few, "--out", str(tmp_path / "out"), "--quiet"])
+        == 0
+    )
+    for run in pd.read_csv(tmp_path / "out" / "summary.csv").to_dict("records"):
+        said = cells_of(run["trace"], run["policy"])
+        known = [
+            metric for metric in METRICS.values() if metric.heading in said and metric.name != "share_of_bound"
+        ]
+        assert len(known) >= 8
+        for metric in known:
+            mean, half, digits = said[metric.heading]
+            here = float(metric.text(run[metric.name]).replace(",", ""))
+            assert abs(here - mean) <= 5 * half + 2 * 10**-digits, (
+                f"{run['policy']}, {metric.heading}: make readme"
+            )
 
 
 def test_the_picture_is_small() -> None:
