@@ -46,7 +46,7 @@ def _moved(file: Path) -> str:
     pages = {(ROOT / path).resolve(): page for page, path in ELSEWHERE.items()}
 
     def link(found: re.Match[str]) -> str:
-        return f"]({pages.get((file.parent / found[1]).resolve(), found[1])}"
+        return "](" + pages.get((file.parent / found[1]).resolve(), found[1])
 
     return re.sub(r"\]\(([^)#:]+)", link, file.read_text("utf-8"))
 
