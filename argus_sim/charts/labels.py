@@ -75,7 +75,7 @@ def _places(point: _Point, width: float, dots: Sequence[_Box]) -> list[tuple[flo
         low, high, bottom, top = box = _box(label, width)
         outside = max(0.0, -low) + max(0.0, high - 1) + max(0.0, -bottom) + max(0.0, top - 1)
         cost = 40 * outside + math.hypot(aside, up) + (0.004 if left else 0.0)
-        cost += sum(15 * _shared(box, dot) ** 0.5 for dot in dots)
+        cost += sum(15 * math.sqrt(_shared(box, dot)) for dot in dots)
         if label.led:
             cost += sum(_crosses(point, (x, y), dot) for dot in dots if not _inside(point, dot))
         found.append((cost, label))
@@ -87,7 +87,7 @@ def _among(
 ) -> float:
     """What a place costs beside the names of others and the lines that lead to them: nothing is to be crossed."""
     box, end = _box(label, width), (label.x, label.y)
-    cost = sum(30 * _shared(box, other) ** 0.5 for other in others)
+    cost = sum(30 * math.sqrt(_shared(box, other)) for other in others)
     if label.led:
         cost += sum(_crosses(point, end, other) for other in others)
         cost += sum(0.3 * _meet(point, end, *lead) for lead in leads if lead[0] != point)
@@ -104,7 +104,7 @@ def _box_of_point(point: _Point) -> _Box:
 
 
 def _square(a: _Point, b: _Point) -> float:
-    return (a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2
+    return float((a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2)
 
 
 def _shared(a: _Box, b: _Box) -> float:
