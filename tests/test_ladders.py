@@ -11,6 +11,7 @@ from argus_sim.core import affinity
 from argus_sim.core.batching import DropRule
 from argus_sim.core.catalog import Catalog
 from argus_sim.core.commands import LookUpCache
+from argus_sim.core.forecast import PerfectDemand
 from argus_sim.core.solvers import align
 from argus_sim.domain import CacheHit, Outcome
 from argus_sim.policies.argus import Argus
@@ -128,6 +129,28 @@ def test_what_the_cache_does_not_allow_goes_as_deep_as_it_does(profile: Profile)
     assert levels[DEEP] == {"level 1", "level 2"}
     assert levels[SHALLOW] == {"level 1"}
     assert levels[MISS] == {"cache miss: served in full"}
+
+
+def test_a_backlog_is_served_beside_the_forecast(profile: Profile) -> None:
+    """Load that stops for good: a forecast that knows it plans for nothing, were there not those who wait."""
+    arrival_s = np.concatenate([np.linspace(0.0, 10.0, 60), [60.0]])
+    policy = make_policy("argus", profile, 4, slo_s=SLO_S, ladder="AC")
+    policy._demand = PerfectDemand(arrival_s, 30.0)  # type: ignore[attr-defined]
+    engine = make_engine(policy, make_requests(arrival_s, SLO_S))
+    engine.start()
+    for row, now_s in enumerate(arrival_s[:-1].tolist()):
+        for command in engine.arrive(now_s, row):
+            if isinstance(command, LookUpCache):
+                engine.cache_answered(now_s, command.row, DEEP)
+    waiting = sum(engine.view.queued(v) for v in range(5))
+    assert waiting > 40
+    engine.view.now_s = 31.0  # one request is to come in half a minute
+    ladder = Catalog.of(profile).ladder("AC")
+    assert {serves[-1] for serves in policy.plan(engine.view).serves} == {ladder[2]}
+    for queue in engine.queues:
+        queue.clear()
+    engine.view.now_s = 31.5
+    assert set(policy.plan(engine.view).serves) == {(ladder[0],)}
 
 
 def test_a_late_answer_is_worth_nothing(profile: Profile) -> None:

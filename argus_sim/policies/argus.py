@@ -96,6 +96,7 @@ class Argus(Allocating):
             self._other = ladder(catalog.ladder("SM"))
         self._watch = CacheWatch(catalog, first, setup.slo_s) if self._ladder.cached else None
         self._ask = AskCache("is the cache back?")
+        self._batch = max(catalog.max_batch)
         self._served: set[VariantId] = set()
         self._is_probing = False
         self._probe_s = 0.0
@@ -158,9 +159,10 @@ class Argus(Allocating):
         """
         self._quality, self._throughput = self._expect(ladder)
         workers, levels = view.workers_up, range(len(ladder.variants))
-        demand = self._demanded(workers * max(self._throughput)) / self.params.headroom
         if not self._demand.forecast_per_s():
             return None
+        demand = self._demanded(workers * max(self._throughput)) / self.params.headroom
+        demand += self._backlog(view) / self.params.period_s
         # Until the first answer nothing is known of how long one takes.
         retrieval_s = max(self._watch.latency_s, 0.0) if ladder.cached and self._watch is not None else 0.0
         slack_s = tuple(round(self.setup.slo_s - retrieval_s - s, 1) for s in ladder.longest_s)
@@ -186,6 +188,15 @@ class Argus(Allocating):
         if sum(move.held) == workers:
             starts.insert(0, tuple(move.held))
         return climb(starts, worth), outlook, move
+
+    def _backlog(self, view: ClusterView) -> int:
+        """Requests that wait beyond a batch for each worker: to be served beside those that the forecast knows.
+
+        In steps, so that the same problems come up again.
+        """
+        waiting = sum(view.queued(v) for v in range(len(self._skipped)))
+        step = view.workers_up * self._batch
+        return max(0, waiting // step - 1) * step if step else 0
 
     def _choose(
         self, here: tuple[tuple[int, ...], Outlook, Move], view: ClusterView
