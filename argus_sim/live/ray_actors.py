@@ -141,7 +141,7 @@ class RayMachines:
     async def close(self) -> None:
         if self._opening is None:
             return
-        await asyncio.wait([self._opening])
+        await asyncio.gather(self._opening, return_exceptions=True)
         if self._is_ours:
             self._is_ours = False
             await asyncio.to_thread(_ray().shutdown)
@@ -164,6 +164,7 @@ class RayMachines:
         except InputError:
             raise
         except Exception as error:
+            ray.shutdown()  # what of it has started
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             what = "Ray cannot be started" if address is None else f"cannot join the Ray cluster at {address}"
             raise InputError(f"{what}: {first}", where="cluster.address" if address else "cluster.kind") from None
