@@ -173,6 +173,10 @@ class Cluster(Section):
     Attributes:
         workers: GPUs.
         kinds: GPUs of several kinds, in place of ``workers``. Those of the first kind have the first numbers.
+        kind: Where a server's workers run: on its own machine (``local``), or where Ray has room for them
+            (``ray``). All the same to a simulation, as are the next two.
+        address: Of the Ray cluster to join, ``HOST:PORT`` or ``auto``; without it the server starts its own.
+        cpus_per_worker: That Ray reserves; by default one, or as many as a worker has threads.
         dispatch_s: Time from a request's arrival to the engine: network and routing decision.
         staleness_s: How old the queue lengths may be that a policy sees.
         cache: The approximate cache: ``warm`` (every prompt has a neighbour; the default) or ``simulated`` (it
@@ -183,6 +187,9 @@ class Cluster(Section):
 
     workers: Annotated[int, Field(ge=1, le=100_000)] = 8
     kinds: tuple[KindConfig, ...] = ()
+    kind: Literal["local", "ray"] = "local"
+    address: str | None = None
+    cpus_per_worker: Positive | None = None
     dispatch_s: NonNegative = 0.0
     staleness_s: NonNegative = 0.0
     cache: Annotated[CacheConfig | FillingCacheConfig, BeforeValidator(_warm), Field(discriminator="kind")] = (
@@ -200,6 +207,13 @@ class Cluster(Section):
             return data
         counts = [kind.get("workers") if isinstance(kind, dict) else None for kind in kinds]
         return {**data, "workers": sum(n for n in counts if isinstance(n, int)) or 1}
+
+    @model_validator(mode="after")
+    def _ray_s_alone(self) -> Self:
+        for key in ("address", "cpus_per_worker"):
+            if self.kind != "ray" and getattr(self, key) is not None:
+                raise ValueError(f"{key} is for kind: ray")
+        return self
 
     @model_validator(mode="after")
     def _kinds_add_up(self) -> Self:

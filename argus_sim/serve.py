@@ -21,15 +21,17 @@ from argus_sim.core.engine import Engine
 from argus_sim.core.requests import Requests
 from argus_sim.errors import InputError, did_you_mean
 from argus_sim.experiment import PolicyConfig
+from argus_sim.live import qdrant
 from argus_sim.live.cache import CacheSettings, LatentFiles
 from argus_sim.live.clock import Clock
 from argus_sim.live.emulation import EmulatedCache, EmulatedWorkers
 from argus_sim.live.executor import Cache, Executor, Workers
+from argus_sim.live.painter import prepare
 from argus_sim.live.processes import Patience
 from argus_sim.live.server import ServerConfig, Service, serve
 from argus_sim.live.telemetry import Telemetry
-from argus_sim.live.workers import DiffusersWorkers
-from argus_sim.live.zoo import live_zoo
+from argus_sim.live.workers import DiffusersWorkers, Machines, ThisMachine
+from argus_sim.live.zoo import LiveZoo, live_zoo
 from argus_sim.profile import Profile
 from argus_sim.record import RunRecord
 from argus_sim.simulate import Scene, record_of
@@ -50,6 +52,8 @@ class PipelinesConfig:
         cache: Where latents are kept from one server to the next; None to forget them.
         cache_bytes: The most that they take.
         embedding: Of prompts in the cache; None for that of the profile's similarity table.
+        qdrant: URL of a Qdrant server that holds the cache's index; None for one of the cache's own process.
+        ray_address: Of the Ray cluster, in place of the experiment's.
         patience: With processes.
     """
 
@@ -60,6 +64,8 @@ class PipelinesConfig:
     cache: Path | None = None
     cache_bytes: int = 1 << 30
     embedding: str | None = None
+    qdrant: str | None = None
+    ray_address: str | None = None
     patience: Patience = field(default_factory=Patience)
 
 
@@ -179,6 +185,8 @@ def _real(scene: Scene, config: LiveConfig) -> tuple[Workers, Cache | None]:
             where=f"experiment {scene.experiment.name!r}: cluster.kinds",
         )
     zoo = live_zoo(profile, wanted.zoo, folders=wanted.weights, device=wanted.device, threads=wanted.threads)
+    if wanted.qdrant is not None:
+        qdrant.check(wanted.qdrant)
     cache = None
     if zoo.cached_model is not None:
         similarity, settings = profile.similarity(), scene.experiment.cluster.cache
@@ -192,11 +200,36 @@ def _real(scene: Scene, config: LiveConfig) -> tuple[Workers, Cache | None]:
                 # Further away than any neighbour that the profile's quality was measured with is a miss.
                 min_similarity=-1.0 if similarity is None else float(similarity.min()),
                 timeout_s=settings.timeout_s,
+                qdrant=wanted.qdrant,
                 **_as_simulated(settings, f"experiment {scene.experiment.name!r}: cluster.cache"),
             ),
             patience=wanted.patience,
         )
-    return DiffusersWorkers(zoo, cache, wanted.patience), cache
+    return DiffusersWorkers(zoo, machines(scene, wanted, zoo), cache), cache
+
+
+def machines(scene: Scene, wanted: PipelinesConfig, zoo: LiveZoo) -> Machines:
+    """Where the experiment says that workers run.
+
+    Raises:
+        InputError: That is on Ray, and Ray is not installed; or it is not, and there is an address of Ray.
+    """
+    cluster = scene.experiment.cluster
+    if cluster.kind == "local":
+        if wanted.ray_address is not None:
+            raise InputError(
+                "is for workers on Ray; this experiment's are on this machine: --set cluster.kind=ray",
+                where="--ray-address",
+            )
+        return ThisMachine(zoo, wanted.patience)
+    from argus_sim.live import ray_actors
+
+    on_gpus = zoo.device != "cpu"
+    cpus = cluster.cpus_per_worker or (1.0 if on_gpus else float(zoo.threads))
+    config = ray_actors.RayConfig(wanted.ray_address or cluster.address, cpus, int(on_gpus))
+    ray_actors.import_ray(config.address)
+    # Ray shows a worker no GPU but its own.
+    return ray_actors.RayMachines(config, prepare, (zoo, 0), wanted.patience)
 
 
 def _as_simulated(settings: CacheConfig | FillingCacheConfig, where: str) -> dict[str, Any]:

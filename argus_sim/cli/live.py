@@ -21,6 +21,7 @@ app = typer.Typer()
         "argus-sim serve fig7 --policy argus --workers emulated",
         "argus-sim serve fig7 --policy argus --speed 60 --port 0",
         "argus-sim serve shapes --policy argus --workers diffusers --zoo shapes --set cluster.workers=2",
+        "argus-sim serve shapes --policy argus --workers diffusers --zoo shapes --set cluster.kind=ray",
     )
 )
 def serve(
@@ -66,6 +67,18 @@ def serve(
         str | None,
         typer.Option(help="Of prompts in the cache: ngrams, minilm, clip. By default the profile's own."),
     ] = None,
+    qdrant: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="A Qdrant server to hold the cache's index; its key is QDRANT_API_KEY."),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="With cluster.kind=ray: the Ray cluster to join, or auto for this machine's. By default the "
+            "experiment's, or else one that goes with the server.",
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; loopback by default.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any that is free.")] = 8000,
     speed: Annotated[float, typer.Option(help="Seconds that pass on emulated workers in one second.")] = 1.0,
@@ -106,7 +119,7 @@ def serve(
         raise InputError(f"no kind of workers {workers!r}{did_you_mean(workers, kinds)}", where="--workers")
     for_pipelines = {
         "zoo": zoo, "weights": weights, "device": device, "threads": threads, "cache": cache,
-        "cache_bytes": cache_bytes, "embedding": embedding,
+        "cache_bytes": cache_bytes, "embedding": embedding, "qdrant": qdrant, "ray_address": ray_address,
     }  # fmt: skip
     given: dict[str, Any] = {name: value for name, value in for_pipelines.items() if value is not None}
     if workers == "emulated" and given:
@@ -126,6 +139,8 @@ def serve(
 
     scene = Scene.of(Experiment.load(find_experiment(experiment), settings or []))
     chosen = live.choose_policy(scene, policy)
+    if workers == "emulated" and scene.experiment.cluster.kind == "ray":
+        output.remark("note: emulated workers are this process's own timers; Ray starts none", quiet=quiet)
     key = os.environ.get("ARGUS_API_KEY") or None
     config = live.LiveConfig(
         ServerConfig(host, port, key),

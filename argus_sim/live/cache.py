@@ -13,6 +13,7 @@ import logging
 import math
 import shutil
 import tempfile
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -23,8 +24,9 @@ from argus_sim.core.cache import Entry, Ranked
 from argus_sim.domain import CacheHit
 from argus_sim.errors import InputError
 from argus_sim.live.executor import Executor
-from argus_sim.live.librarian import Add, Find, Found, Remove, prepare
+from argus_sim.live.librarian import Add, Close, Find, Found, Remove, prepare
 from argus_sim.live.processes import Patience, Supervised
+from argus_sim.live.qdrant import QdrantPlace
 from argus_sim.live.telemetry import event
 
 _SUFFIX = ".latents.safetensors"
@@ -56,6 +58,7 @@ class CacheSettings:
             enough allows all steps.
         eviction: One of :data:`argus_sim.core.cache.RULES`: what goes where there is no room.
         timeout_s: After this time (real seconds) an answer that did not come is a miss.
+        qdrant: URL of a Qdrant server that holds the index, in a collection of this cache's own.
     """
 
     model: str
@@ -67,6 +70,7 @@ class CacheSettings:
     thresholds: Mapping[int, float] | None = None
     eviction: str = "lru"
     timeout_s: float = 1.0
+    qdrant: str | None = None
 
 
 @dataclass(slots=True)
@@ -98,7 +102,10 @@ class LatentFiles:
         self._held: dict[int, _Entry] = {}
         self._asked: dict[int, _Question] = {}
         self._keys, self._tokens = count(), count()
-        self._process = Supervised("cache", prepare, (settings.embedding,), self, patience or Patience())
+        place = None
+        if settings.qdrant is not None:
+            place = QdrantPlace(settings.qdrant, f"argus-sim-{uuid.uuid4().hex}")
+        self._process = Supervised("cache", prepare, (settings.embedding, place), self, patience or Patience())
         self._host: Executor | None = None
         self._folder = Path()
         self._lock: Any = None
@@ -123,6 +130,7 @@ class LatentFiles:
         self._teach()
 
     async def stop(self) -> None:
+        self._process.send(Close())
         await self._process.stop()
         for question in self._asked.values():
             question.timer.cancel()

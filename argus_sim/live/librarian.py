@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from argus_sim.core.nearest import ExactIndex, Vector
+from argus_sim.live.qdrant import QdrantIndex, QdrantPlace, connect
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,11 @@ class Add:
 @dataclass(frozen=True, slots=True)
 class Remove:
     key: int
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """What is not in this process goes, too: there will be no other message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,25 +87,28 @@ class UsearchIndex:
         return int(match.key), 1.0 - float(match.distance)
 
 
-def make_index(dimension: int) -> Index:
-    """Usearch's where it is installed."""
+def make_index(dimension: int, qdrant: QdrantPlace | None = None) -> Index:
+    """A Qdrant server's where there is one, else usearch's where it is installed."""
+    if qdrant is not None:
+        return connect(qdrant, dimension)
     has_usearch = importlib.util.find_spec("usearch") is not None
     return UsearchIndex(dimension) if has_usearch else ExactIndex(dimension)
 
 
-def prepare(embedding: str) -> Callable[[Any], Any]:
+def prepare(embedding: str, qdrant: QdrantPlace | None = None) -> Callable[[Any], Any]:
     """Set the process up.
 
     Args:
         embedding: As :func:`calibration.text.embedder` knows it.
+        qdrant: Where the index is; None for in this process.
 
     Raises:
-        InputError: There is no such embedding, or its weights are not to be had.
+        InputError: There is no such embedding, or its weights are not to be had; or no such server.
     """
     from calibration.text import embedder
 
     embed = embedder(embedding)
-    index = make_index(len(_vector(embed, "")))
+    index = make_index(len(_vector(embed, "")), qdrant)
 
     def handle(message: Any) -> Any:
         match message:
@@ -110,6 +119,9 @@ def prepare(embedding: str) -> Callable[[Any], Any]:
                 index.add(key, _vector(embed, text))
             case Remove(key):
                 index.remove(key)
+            case Close():
+                if isinstance(index, QdrantIndex):
+                    index.close()
             case _:
                 raise TypeError(f"no message for the cache: {message!r}")
         return None

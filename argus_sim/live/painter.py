@@ -36,27 +36,40 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
+class Carried:
+    """A file with its content, for a worker that may be on a machine without the file."""
+
+    file: Path
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Wish:
     """One image of a batch.
 
     Attributes:
         prompt, seed: What decides it.
-        start: The file of stored latents that it starts from, for a variant that skips steps.
+        start: The stored latents that it starts from, for a variant that skips steps.
         keep: The file that its own latents are to be written to, if any.
     """
 
     prompt: str
     seed: int
-    start: Path | None = None
+    start: Path | Carried | None = None
     keep: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Paint:
-    """Run a batch of one variant; its model is on the device."""
+    """Run a batch of one variant; its model is on the device.
+
+    Attributes:
+        carry: New latents come with the answer; otherwise they are written to their files.
+    """
 
     variant: int
     wishes: tuple[Wish, ...]
+    carry: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +78,20 @@ class Painted:
 
     Attributes:
         images: PNG, in the order of the wishes.
-        kept: The files that were written.
+        kept: The files that were written, or that are to be.
         unreadable: Files of stored latents that could not be read; the batch was then made in full.
     """
 
     images: tuple[bytes, ...]
-    kept: tuple[Path, ...] = ()
+    kept: tuple[Path | Carried, ...] = ()
     unreadable: tuple[Path, ...] = ()
 
 
-def prepare(zoo: LiveZoo, worker: int) -> Callable[[Any], Any]:
+def prepare(zoo: LiveZoo, gpu: int) -> Callable[[Any], Any]:
     """Set a worker process up.
+
+    Args:
+        gpu: Its number among those that the process sees; no matter on a CPU.
 
     Raises:
         InputError: There is no such device.
@@ -86,15 +102,15 @@ def prepare(zoo: LiveZoo, worker: int) -> Callable[[Any], Any]:
     tqdm.tqdm.set_lock(threading.RLock())  # its own is a semaphore that outlives a process that is killed
     if zoo.device == "cpu":
         torch.set_num_threads(zoo.threads)
-    painter = Painter(zoo, resolve_device("cpu" if zoo.device == "cpu" else f"cuda:{worker}", None))
+    painter = Painter(zoo, resolve_device("cpu" if zoo.device == "cpu" else f"cuda:{gpu}", None))
 
     def handle(message: Any) -> Any:
         match message:
             case Load(model):
                 painter.load(model)
                 return Loaded(model)
-            case Paint(variant, wishes):
-                return painter.paint(zoo.recipes[variant], wishes)
+            case Paint(variant, wishes, carry):
+                return painter.paint(zoo.recipes[variant], wishes, carry)
         raise TypeError(f"no message for a worker: {message!r}")
 
     return handle
@@ -133,7 +149,7 @@ class Painter:
         synchronise(self._device)
         self._work = Workload(pipe, device=self._device, steps=entry.steps, guidance=entry.guidance, side=side)
 
-    def paint(self, recipe: Recipe, wishes: Sequence[Wish]) -> Painted:
+    def paint(self, recipe: Recipe, wishes: Sequence[Wish], carry: bool = False) -> Painted:
         """Images of one variant. Those of equal prompt, seed and stored latent are equal."""
         work = self._work
         if work is None:
@@ -143,7 +159,7 @@ class Painter:
             stored, unreadable = _read(recipe.skipped, wishes)
             if unreadable:
                 in_full = replace(recipe, approximation="", skipped=0)
-                return replace(self.paint(in_full, wishes), unreadable=unreadable)
+                return replace(self.paint(in_full, wishes, carry), unreadable=unreadable)
             options["latents"] = need_torch().stack(stored).to(work.device, work.pipe.dtype)
         self._apply(work, recipe.approximation)
         run = parse(recipe.approximation).adjust(Run(work.steps))
@@ -151,12 +167,23 @@ class Painter:
         if any(wish.keep for wish in wishes):
             options["callback_on_step_end"] = recorder
         images = work.call(run, [w.prompt for w in wishes], [w.seed for w in wishes], **options)
-        kept = tuple(
-            wish.keep
-            for position, wish in enumerate(wishes)
-            if wish.keep is not None and _write(recorder, position, wish.keep, wish.prompt, self._zoo)
-        )
-        return Painted(tuple(_png(image) for image in images), kept)
+        kept: list[Path | Carried] = []
+        for position, wish in enumerate(wishes):
+            if wish.keep is None:
+                continue
+            content = self._latents(recorder, position, wish.prompt)
+            if carry:
+                kept.append(Carried(wish.keep, content))
+            elif write(wish.keep, content):
+                kept.append(wish.keep)
+        return Painted(tuple(_png(image) for image in images), tuple(kept))
+
+    def _latents(self, recorder: LatentRecorder, position: int, prompt: str) -> bytes:
+        """Those of one image of a batch, as a file's content."""
+        from safetensors.torch import save
+
+        tensors = {str(step): batch[position].contiguous().cpu() for step, batch in recorder.latents.items()}
+        return save(tensors, {"model": str(self._zoo.cached_model), "prompt": prompt})
 
     def _apply(self, work: Workload, approximation: str) -> None:
         """What is applied stays until another variant runs: some approximations take long to apply."""
@@ -170,30 +197,31 @@ class Painter:
 def _read(step: int, wishes: Sequence[Wish]) -> tuple[list[Any], tuple[Path, ...]]:
     """The stored latents of that step, and the files where there are none."""
     from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load as load_all
 
     latents: list[Any] = []
     unreadable: list[Path] = []
     for wish in wishes:
-        assert wish.start is not None
+        start = wish.start
+        assert start is not None
         try:
-            with safe_open(str(wish.start), framework="pt") as tensors:
-                latents.append(tensors.get_tensor(str(step)))
-        except (OSError, SafetensorError):
-            unreadable.append(wish.start)
+            if isinstance(start, Carried):
+                latents.append(load_all(start.content)[str(step)])
+            else:
+                with safe_open(str(start), framework="pt") as tensors:
+                    latents.append(tensors.get_tensor(str(step)))
+        except (OSError, SafetensorError, KeyError):
+            unreadable.append(start.file if isinstance(start, Carried) else start)
     return latents, tuple(unreadable)
 
 
-def _write(recorder: LatentRecorder, position: int, file: Path, prompt: str, zoo: LiveZoo) -> bool:
-    """The latents of one image of a batch, in a file that is there whole, or not at all and False."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    tensors = {str(step): batch[position].contiguous().cpu() for step, batch in recorder.latents.items()}
+def write(file: Path, content: bytes) -> bool:
+    """Make a file that is there whole, or not at all and False."""
     part = file.with_name(file.name + ".part")
     try:
-        save_file(tensors, str(part), {"model": str(zoo.cached_model), "prompt": prompt})
+        part.write_bytes(content)
         os.replace(part, file)
-    except (OSError, SafetensorError):
+    except OSError:
         return False
     return True
 

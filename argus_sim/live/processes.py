@@ -14,6 +14,7 @@ import multiprocessing
 import pickle
 import signal
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -58,29 +59,19 @@ class Owner(Protocol):
         """It is back, and knows nothing of its predecessor."""
 
 
-class Supervised:
-    """A process that is started again whenever it ends.
+class Kept(ABC):
+    """Something that runs apart from the host, and is started again whenever it ends.
 
     Args:
         name: For people.
-        prepare: Called in the process with `args`; returns what answers messages. Both are pickled.
         owner: Hears of it.
+        patience: With it.
     """
 
-    def __init__(
-        self,
-        name: str,
-        prepare: Callable[..., Handler],
-        args: tuple[Any, ...],
-        owner: Owner,
-        patience: Patience,
-    ) -> None:
+    def __init__(self, name: str, owner: Owner, patience: Patience) -> None:
         self.name = name
-        self._prepare, self._args, self._owner, self._patience = prepare, args, owner, patience
-        self._process: Any = None
-        self._writer: asyncio.StreamWriter | None = None
+        self._owner, self._patience = owner, patience
         self._failed: Failed | None = None
-        self._silent_beats = 0
         self._failures = 0
         self._is_up = False
         self._keeper: asyncio.Task[None] | None = None
@@ -90,9 +81,9 @@ class Supervised:
         return self._is_up
 
     @property
+    @abstractmethod
     def pid(self) -> int | None:
         """Of the process that is there now, if any."""
-        return None if self._process is None else self._process.pid
 
     async def start(self) -> None:
         """Start it; returns when it is ready.
@@ -104,10 +95,9 @@ class Supervised:
         self._keeper = asyncio.create_task(self._keep(ready))
         await ready
 
+    @abstractmethod
     def send(self, message: Any) -> None:
         """Say something to it; lost if it is not up, or goes before it hears it: :meth:`Owner.on_down` tells."""
-        if self._is_up and self._writer is not None:
-            self._writer.write(encode(message))
 
     def has_worked(self) -> None:
         """It did what it is for: the next failure is a first one."""
@@ -147,8 +137,52 @@ class Supervised:
             wait_s = self._patience.wait_s * 2.0 ** min(self._failures - 1, 30)
             await asyncio.sleep(min(wait_s, self._patience.longest_wait_s))
 
+    @abstractmethod
     async def _live(self, ready: asyncio.Future[None]) -> str:
         """From its start to its end; returns why it ended."""
+
+    def _set_up(self, ready: asyncio.Future[None]) -> None:
+        """It is ready for messages, the first time or again."""
+        self._is_up = True
+        if ready.done():
+            self._owner.on_up()
+        else:
+            ready.set_result(None)
+
+
+class Supervised(Kept):
+    """A process on this machine.
+
+    Args:
+        name: For people.
+        prepare: Called in the process with `args`; returns what answers messages. Both are pickled.
+        owner: Hears of it.
+        patience: With it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        prepare: Callable[..., Handler],
+        args: tuple[Any, ...],
+        owner: Owner,
+        patience: Patience,
+    ) -> None:
+        super().__init__(name, owner, patience)
+        self._prepare, self._args = prepare, args
+        self._process: Any = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._silent_beats = 0
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    def send(self, message: Any) -> None:
+        if self._is_up and self._writer is not None:
+            self._writer.write(encode(message))
+
+    async def _live(self, ready: asyncio.Future[None]) -> str:
         ours, theirs = socket.socketpair()
         args = (theirs, self._prepare, self._args, self._patience.beat_s)
         process = _spawn.Process(target=run_process, args=args, name=self.name, daemon=True)
@@ -194,11 +228,7 @@ class Supervised:
                     case Failed():
                         self._failed = message
                     case Ready():
-                        self._is_up = True
-                        if ready.done():
-                            self._owner.on_up()
-                        else:
-                            ready.set_result(None)
+                        self._set_up(ready)
                     case _:
                         self._owner.on_message(message)
 

@@ -5,14 +5,48 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from argus_sim.errors import InputError
 from argus_sim.live.cache import LatentFiles
 from argus_sim.live.executor import Executor, Job
 from argus_sim.live.painter import Load, Loaded, Paint, Painted, Wish, prepare
-from argus_sim.live.processes import Patience, Supervised
+from argus_sim.live.processes import Kept, Owner, Patience, Supervised
 from argus_sim.live.zoo import LiveZoo
+
+
+class Machines(Protocol):
+    """Where workers' processes run, and who starts them."""
+
+    async def open(self, workers: int) -> None:
+        """Get ready for so many workers; raises InputError where that cannot be."""
+
+    def worker(self, number: int, owner: Owner) -> Kept:
+        """The process of a worker, not yet started."""
+
+    async def close(self) -> None:
+        """All workers have been stopped."""
+
+
+class ThisMachine:
+    """Processes of the host's own: worker by worker, the GPU of its number.
+
+    Args:
+        zoo: What they run.
+        patience: With them.
+    """
+
+    def __init__(self, zoo: LiveZoo, patience: Patience) -> None:
+        self._zoo, self._patience = zoo, patience
+
+    async def open(self, workers: int) -> None:
+        pass
+
+    def worker(self, number: int, owner: Owner) -> Kept:
+        return Supervised(f"worker {number}", prepare, (self._zoo, number), owner, self._patience)
+
+    async def close(self) -> None:
+        pass
 
 
 class DiffusersWorkers:
@@ -23,18 +57,18 @@ class DiffusersWorkers:
 
     Args:
         zoo: What they run.
+        machines: Where they run.
         cache: The approximate cache, where there is one: stored latents come from and go to it.
-        patience: With the processes.
     """
 
-    def __init__(self, zoo: LiveZoo, cache: LatentFiles | None = None, patience: Patience | None = None) -> None:
-        self._zoo, self._cache = zoo, cache
-        self._patience = patience or Patience()
+    def __init__(self, zoo: LiveZoo, machines: Machines, cache: LatentFiles | None = None) -> None:
+        self._zoo, self._machines, self._cache = zoo, machines, cache
         self._workers: list[_Worker] = []
 
     async def start(self, host: Executor, models: Sequence[str]) -> None:
         """Raises InputError when one of them cannot start."""
-        self._workers = [_Worker(self._zoo, i, host, self._cache, self._patience) for i in range(len(models))]
+        await self._machines.open(len(models))
+        self._workers = [_Worker(self._machines, i, host, self._cache) for i in range(len(models))]
         starts = [worker.start(model) for worker, model in zip(self._workers, models, strict=True)]
         if self._cache is not None:
             starts.append(self._cache.start(host))
@@ -66,6 +100,7 @@ class DiffusersWorkers:
         if self._cache is not None:
             stops.append(self._cache.stop())
         await asyncio.gather(*stops)
+        await self._machines.close()
 
     @property
     def pids(self) -> list[int | None]:
@@ -74,14 +109,12 @@ class DiffusersWorkers:
 
 
 class _Worker:
-    def __init__(
-        self, zoo: LiveZoo, index: int, host: Executor, cache: LatentFiles | None, patience: Patience
-    ) -> None:
+    def __init__(self, machines: Machines, index: int, host: Executor, cache: LatentFiles | None) -> None:
         self._index, self._host, self._cache = index, host, cache
         self._first_load: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._first_load.add_done_callback(lambda first: first.cancelled() or first.exception())
         self._running: Paint | None = None
-        self.process = Supervised(f"worker {index}", prepare, (zoo, index), self, patience)
+        self.process = machines.worker(index, self)
 
     async def start(self, model: str) -> None:
         """Bring it up, holding this model."""
@@ -102,7 +135,7 @@ class _Worker:
                 host.model_loaded(host.now(), self._index)
             case Painted(images, kept, unreadable):
                 self.process.has_worked()
-                self._tell_cache(kept, unreadable)
+                self._tell_cache([file for file in kept if isinstance(file, Path)], unreadable)
                 host.batch_done(host.now(), self._index, images)
 
     def on_up(self) -> None:

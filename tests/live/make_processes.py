@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from argus_sim.errors import InputError
+from argus_sim.live.painter import Load, Loaded, Paint, Painted
+from argus_sim.live.zoo import LiveZoo
 
 
 def echo() -> Callable[[Any], Any]:
@@ -44,6 +46,25 @@ def crash() -> Callable[[Any], Any]:
 def never() -> Callable[[Any], Any]:
     time.sleep(3600)
     raise AssertionError
+
+
+def paint(seconds: float) -> Callable[[Any], Any]:
+    """A worker whose images are their seeds, and whose batches take the same time each."""
+
+    def handle(message: Any) -> Any:
+        match message:
+            case Load(model):
+                return Loaded(model)
+            case Paint(_, wishes):
+                time.sleep(seconds)
+                return Painted(tuple(str(wish.seed).encode() for wish in wishes))
+        raise TypeError(message)
+
+    return handle
+
+
+def empty_zoo() -> LiveZoo:
+    return LiveZoo({}, {}, (), "cpu", "fp32", 8, 1, None, ())
 
 
 class Diary:

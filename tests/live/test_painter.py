@@ -16,7 +16,7 @@ for package in ("torch", "diffusers", "transformers", "torchmetrics", "DeepCache
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"needs the calibrate extra: {package}", allow_module_level=True)
 
-from argus_sim.live.painter import Load, Loaded, Paint, Painted, Painter, Wish, prepare  # noqa: E402
+from argus_sim.live.painter import Carried, Load, Loaded, Paint, Painted, Painter, Wish, prepare  # noqa: E402
 from argus_sim.live.zoo import LiveZoo, live_zoo  # noqa: E402
 from argus_sim.profile import Profile  # noqa: E402
 from tests.calibration.conftest import one_thread  # noqa: E402, F401
@@ -73,6 +73,19 @@ def test_a_disk_that_fails_costs_no_image(zoo: LiveZoo, painter: Painter, tmp_pa
     again = painter.paint(deep, [Wish(TEXTS[0], 5, start=nowhere), Wish(TEXTS[1], 6, start=torn)])
     assert again.unreadable == (nowhere, torn)
     assert again.images[0] == painter.paint(full, [Wish(TEXTS[0], 5), Wish(TEXTS[1], 6)]).images[0]
+
+
+def test_latents_that_travel_are_those_on_disk(zoo: LiveZoo, painter: Painter, tmp_path: Path) -> None:
+    full, deep = zoo.recipes[of(zoo, "shapes-large")], zoo.recipes[of(zoo, "shapes-large/ac-25")]
+    file, other = tmp_path / "1.latents.safetensors", tmp_path / "2.latents.safetensors"
+    made = painter.paint(full, [Wish(TEXTS[0], 5, keep=file)])
+    carried = painter.paint(full, [Wish(TEXTS[0], 5, keep=other)], carry=True)
+    assert carried.kept == (Carried(other, file.read_bytes()),)
+    assert not other.exists()
+    again = painter.paint(deep, [Wish(TEXTS[0], 0, start=carried.kept[0])])
+    assert again.images == made.images
+    torn = painter.paint(deep, [Wish(TEXTS[0], 5, start=Carried(other, content)) for content in (b"", b"torn")])
+    assert torn.unreadable == (other, other)
 
 
 def test_prompts_may_be_anything(painter: Painter, zoo: LiveZoo) -> None:

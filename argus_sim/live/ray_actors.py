@@ -1,0 +1,400 @@
+"""Workers as Ray actors, on as many machines as a Ray cluster has.
+
+Ray starts their processes, carries messages, starts a process again where one ended, and fails the calls of one
+that is lost; what is here turns that into what the host hears of any process
+(:class:`argus_sim.live.processes.Kept`). Needs the extra ``ray``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import socket
+import sys
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from argus_sim.errors import InputError
+from argus_sim.live.channel import Failed, Handler
+from argus_sim.live.freight import pack, unpack
+from argus_sim.live.processes import Kept, Owner, Patience
+from argus_sim.live.telemetry import event
+
+#: Of the object store of a cluster that is started here: images and latents pass through it, and nothing stays.
+_STORE_BYTES: Final = 256 << 20
+#: For a first answer from the address of a cluster.
+_CONNECT_S: Final = 5.0
+#: No reports to Ray's makers. Read when Ray is imported; what is set already stays.
+_NO_REPORTS: Final = ("RAY_USAGE_STATS_ENABLED", "0")
+#: A cluster that is started here listens on loopback only, as Ray does where clusters are not supported.
+_ON_LOOPBACK: Final = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+
+
+@dataclass(frozen=True, slots=True)
+class RayConfig:
+    """Which cluster, and what a worker takes of it.
+
+    Attributes:
+        address: Of the cluster, ``HOST:PORT``, or ``auto`` for the one that this machine belongs to; None starts
+            one on this machine that goes with the server.
+        cpus, gpus: That Ray reserves for each worker.
+    """
+
+    address: str | None = None
+    cpus: float = 1.0
+    gpus: int = 0
+
+
+class Place(NamedTuple):
+    """A process of an actor: no two are equal."""
+
+    token: str
+    pid: int
+    node: str
+    version: str
+
+
+class Actor:
+    """What runs in Ray's process: the handler of a worker, and a sign of life beside it."""
+
+    def __init__(self) -> None:
+        self._handle: Handler | None = None
+        self._token = uuid.uuid4().hex
+
+    def here(self) -> Place:
+        import ray
+
+        return Place(self._token, os.getpid(), ray.get_runtime_context().get_node_id(), _version())
+
+    def prepare(self, prepare: Callable[..., Handler], args: tuple[Any, ...]) -> Failed | None:
+        try:
+            self._handle = prepare(*args)
+        except BaseException as error:
+            return self._failed(error)
+        return None
+
+    def handle(self, token: str, message: Any) -> Any:
+        if token != self._token or self._handle is None:
+            return Failed("its process is another one")
+        try:
+            return self._handle(message)
+        except BaseException as error:
+            return self._failed(error)
+
+    def beat(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def _failed(self, error: BaseException) -> Failed:
+        self._handle = None
+        if not isinstance(error, InputError):
+            traceback.print_exc()  # Ray keeps it in the session's logs
+        return Failed.of(error)
+
+
+class RayMachines:
+    """A Ray cluster.
+
+    Args:
+        config: Which, and what of it.
+        prepare, args: What every worker is, as for :class:`argus_sim.live.processes.Supervised`.
+        patience: With them.
+    """
+
+    def __init__(
+        self, config: RayConfig, prepare: Callable[..., Handler], args: tuple[Any, ...], patience: Patience
+    ) -> None:
+        self._config, self._prepare, self._args, self._patience = config, prepare, args, patience
+        self._opening: asyncio.Future[None] | None = None
+        self._is_ours = False
+
+    async def open(self, workers: int) -> None:
+        """Start the cluster, or join it.
+
+        Raises:
+            InputError: There is no such cluster, or ours is too small.
+        """
+        self._opening = asyncio.ensure_future(asyncio.to_thread(self._connect))
+        await asyncio.shield(self._opening)
+        wanted = {"CPU": workers * self._config.cpus, "GPU": workers * float(self._config.gpus)}
+        resources = await asyncio.to_thread(_ray().cluster_resources)
+        for kind, amount in wanted.items():
+            there = resources.get(kind, 0.0)
+            if there >= amount:
+                continue
+            message = f"{workers} workers need {amount:g} {kind}s, and the Ray cluster has {there:g}"
+            if self._config.address is None:
+                hint = "; cluster.cpus_per_worker may be less than 1" if kind == "CPU" else ""
+                raise InputError(message + hint, where="cluster.workers")
+            # Machines may be about to join.
+            event("waiting for Ray", level=logging.WARNING, why=message)
+
+    def worker(self, number: int, owner: Owner) -> Kept:
+        return RayWorker(f"worker {number}", self._config, self._prepare, self._args, owner, self._patience)
+
+    async def close(self) -> None:
+        if self._opening is None:
+            return
+        await asyncio.gather(self._opening, return_exceptions=True)
+        if self._is_ours:
+            self._is_ours = False
+            await asyncio.to_thread(_ray().shutdown)
+
+    def _connect(self) -> None:
+        """In a thread, since it takes seconds."""
+        ray, address = _ray(), self._config.address
+        if ray.is_initialized():
+            return
+        # Ray prints news of the cluster to stdout, whatever `log_to_driver` says.
+        ray._private.worker.print_to_stdstream = _log_news
+        quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+        logging.getLogger("ray").setLevel(logging.CRITICAL)
+        try:
+            if address is None:
+                ray.init(address="local", include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet)
+            else:
+                _check_address(address)
+                ray.init(address=address, **quiet)
+        except InputError:
+            raise
+        except Exception as error:
+            ray.shutdown()  # what of it has started
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            what = "Ray cannot be started" if address is None else f"cannot join the Ray cluster at {address}"
+            raise InputError(f"{what}: {first}", where="cluster.address" if address else "cluster.kind") from None
+        self._is_ours = True
+
+
+class RayWorker(Kept):
+    """An actor.
+
+    Args:
+        name: For people.
+        config: What it takes.
+        prepare: Called in its process with `args`; returns what answers messages.
+        owner: Hears of it.
+        patience: With it. Its time to start counts from when Ray has found room for it, but for the first time.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: RayConfig,
+        prepare: Callable[..., Handler],
+        args: tuple[Any, ...],
+        owner: Owner,
+        patience: Patience,
+    ) -> None:
+        super().__init__(name, owner, patience)
+        self._config, self._prepare, self._args = config, prepare, args
+        self._actor: Any = None
+        self._place: Place | None = None
+        self._messages: asyncio.Queue[Any] = asyncio.Queue()
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._place is None else self._place.pid
+
+    def send(self, message: Any) -> None:
+        if self._is_up:
+            self._messages.put_nowait(message)
+
+    async def stop(self) -> None:
+        await super().stop()
+        self._is_up = False
+        self._dismiss()
+
+    def _dismiss(self) -> None:
+        """The actor goes, and its room is free."""
+        if self._actor is not None:
+            with contextlib.suppress(Exception):  # Ray may be gone before us
+                _ray().kill(self._actor)
+            self._actor = None
+
+    # ---- one life after another
+
+    async def _live(self, ready: asyncio.Future[None]) -> str:
+        self._failed, self._messages = None, asyncio.Queue()
+        try:
+            self._place = await self._arrive(None if ready.done() else self._patience.start_s)
+            if self._place is None:
+                return await asyncio.to_thread(self._no_room)
+            why = await self._get_ready(self._place)
+            if not why:
+                event("worker placed", worker=self.name, node=self._place.node, pid=self._place.pid)
+                self._set_up(ready)
+                why = await self._work(self._place)
+            # It may still be there, of no use any more.
+            _ray().kill(self._actor, no_restart=False)
+            return why
+        except _ray().exceptions.RayError as error:
+            return await asyncio.to_thread(self._why, error)
+
+    async def _get_ready(self, place: Place) -> str:
+        """Returns why it is not ready, or ""."""
+        if place.version != _version():
+            return f"argus-sim is {place.version} on its machine, and {_version()} here"
+        try:
+            async with asyncio.timeout(self._patience.start_s):
+                self._failed = await self._actor.prepare.remote(self._prepare, self._args)
+        except TimeoutError:
+            return f"not ready after {self._patience.start_s:g} s"
+        return "" if self._failed is None else self._failed.reason
+
+    async def _arrive(self, timeout_s: float | None) -> Place | None:
+        """A process that is none of the earlier ones, once Ray has started it; None after the time.
+
+        While its machine is gone and no other has room, that may take as long as it takes.
+        """
+        ray, before = _ray(), self._place
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                for attempt in itertools.count():
+                    if self._actor is None:
+                        self._actor = _create(self._config)
+                    try:
+                        place: Place = await self._actor.here.options(
+                            concurrency_group="beside", max_task_retries=-1
+                        ).remote()
+                    except ray.exceptions.ActorUnavailableError:
+                        await asyncio.sleep(0.1)
+                        continue
+                    except ray.exceptions.ActorDiedError:
+                        self._dismiss()  # for good; the next one is another actor
+                        if before is None or attempt:
+                            raise
+                        continue
+                    if before is None or place.token != before.token:
+                        return place
+                    ray.kill(self._actor, no_restart=False)
+                    await asyncio.sleep(0.1)
+        return None
+
+    async def _work(self, place: Place) -> str:
+        """Returns why it ended."""
+        parts = [asyncio.create_task(part) for part in (self._converse(place.token), self._watch())]
+        try:
+            await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            return next(part.result() for part in parts if part.done())
+        finally:
+            for part in parts:
+                part.cancel()
+            await asyncio.gather(*parts, return_exceptions=True)
+
+    async def _converse(self, token: str) -> str:
+        """Message by message; returns when it has failed."""
+        while True:
+            message = await pack(await self._messages.get())
+            answer = await unpack(await self._actor.handle.remote(token, message))
+            if isinstance(answer, Failed):
+                self._failed = answer
+                return answer.reason
+            if answer is not None:
+                self._owner.on_message(answer)
+
+    async def _watch(self) -> str:
+        """Returns when it has been silent for too long, in rounds: a host that slept blames nobody."""
+        patience = self._patience
+        while True:
+            beat = self._actor.beat.options(concurrency_group="beside").remote(patience.beat_s).as_future()
+            silent_beats = 0
+            try:
+                while not beat.done():
+                    await asyncio.wait({beat}, timeout=patience.beat_s)
+                    silent_beats += 1
+                    if silent_beats > patience.silent_beats:
+                        return f"no heartbeat for {silent_beats * patience.beat_s:g} s"
+                beat.result()
+            finally:
+                beat.cancel()
+
+    # ---- why
+
+    def _why(self, error: Exception) -> str:
+        exceptions = _ray().exceptions
+        if isinstance(error, exceptions.OutOfMemoryError):
+            return "its machine ran out of memory, and Ray ended it"
+        if self._place is None or not isinstance(error, exceptions.RayActorError):
+            last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+            return last[0][:300]
+        there = {node["NodeID"] for node in _ray().nodes() if node["Alive"]}
+        # A machine counts as there for some seconds after it has gone.
+        return "its process ended, or is out of reach" if self._place.node in there else "its machine was lost"
+
+    def _no_room(self) -> str:
+        there = _ray().cluster_resources()
+        parts = [f"{there.get(kind, 0.0):g} {kind}s" for kind in ("CPU", "GPU")]
+        wanted = [f"{self._config.cpus:g} CPUs"] + [f"{self._config.gpus} GPU"] * bool(self._config.gpus)
+        return (
+            f"Ray has found no room for it after {self._patience.start_s:g} s: it needs {' and '.join(wanted)}, "
+            f"the cluster has {' and '.join(parts)} in all"
+        )
+
+
+def _log_news(data: Mapping[str, Any], ignore_prefix: bool) -> None:
+    """In place of Ray's function that prints."""
+    event("Ray says", text=" ".join(data["lines"])[:500])
+
+
+def _create(config: RayConfig) -> Any:
+    return (
+        _ray()
+        .remote(
+            num_cpus=config.cpus,
+            num_gpus=config.gpus,
+            max_restarts=-1,
+            max_task_retries=0,
+            concurrency_groups={"beside": 2},
+        )(Actor)
+        .remote()
+    )
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("argus-sim")
+
+
+def _check_address(address: str) -> None:
+    """Ray itself tries for minutes."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdecimal():
+        raise InputError(f"must be HOST:PORT or auto, found {address!r}", where="cluster.address")
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"no Ray cluster at {address}: {error}", where="cluster.address") from None
+
+
+def import_ray(address: str | None) -> None:
+    """Import Ray, before anything else of it is used.
+
+    Raises:
+        InputError: It is not installed.
+    """
+    if "ray" not in sys.modules:
+        os.environ.setdefault(*_NO_REPORTS)
+        if address is None:
+            os.environ.setdefault(*_ON_LOOPBACK)
+    try:
+        import ray  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"Ray's workers need the ray extra, and {error.name!r} is missing: pip install 'argus-sim[live,ray]'",
+            where="cluster.kind",
+        ) from None
+
+
+def _ray() -> Any:
+    import ray
+
+    return ray
