@@ -5,7 +5,8 @@ binary segmentation by Poisson likelihood); the busiest minute is a step of its 
 rate measures are Gamma (maximum likelihood). What both leave is over-dispersion: Gamma factors per minute with a
 memory of one minute, sized so that simulated counts per minute have the recorded dispersion index. The number of
 steps is the smallest, among powers of two and their middles, with which simulations are within ``TOLERANCE`` of
-the recorded statistics: more steps follow the recording more closely, fewer leave more to chance.
+the recorded statistics: more steps follow the recording more closely, fewer leave more to chance. Counts of 5 s
+are among these statistics: a burst of seconds does not show in its minute, but a cluster has to live through it.
 """
 
 from __future__ import annotations
@@ -25,13 +26,17 @@ from scipy.stats import ks_2samp
 
 from argus_sim.errors import InputError
 from argus_sim.fitted import Fitted
+from argus_sim.fourier import series
 from argus_sim.trace import Floats, Trace
 from argus_sim.trace_stats import autocorrelation
 
 #: How close simulations must come: relative (dispersion index, peak to mean) and absolute (autocorrelation).
 TOLERANCE = 0.07
 MOST_STEPS = 1024
+DAY_S = 86_400.0
 LAGS = 60
+#: Width of the counts that bursts within a minute are judged by.
+FINE_S = 5.0
 _SEEDS = range(900, 908)
 _BINS_S = (60.0, 30.0, 20.0, 10.0, 5.0, 2.0, 1.0)
 
@@ -43,6 +48,7 @@ class Measures:
     Attributes:
         arrivals: Number of them.
         dispersion_index: Variance over mean of counts.
+        fine_dispersion_index: The same for windows of ``FINE_S``.
         peak_to_mean: Largest count over their mean.
         acf: float64[lags], autocorrelation of counts at 1, 2, ... minutes; fewer where the trace is short.
         gaps_s: Gaps between arrivals.
@@ -50,18 +56,20 @@ class Measures:
 
     arrivals: int
     dispersion_index: float
+    fine_dispersion_index: float
     peak_to_mean: float
     acf: Floats
     gaps_s: Floats
 
     @classmethod
     def of(cls, times: Floats, duration_s: float) -> Measures:
-        x = minute_counts(times, duration_s)
+        x, fine = minute_counts(times, duration_s), minute_counts(times, duration_s, FINE_S)
         mean = float(np.mean(x))
         lags = range(1, min(LAGS, len(x) - 2) + 1)
         return cls(
             len(times),
             float(np.var(x) / mean) if mean else math.nan,
+            float(np.var(fine) / np.mean(fine)) if mean else math.nan,
             float(np.max(x) / mean) if mean else math.nan,
             np.array([autocorrelation(x, lag) for lag in lags]),
             np.diff(times),
@@ -73,7 +81,8 @@ class Quality:
     """How well a model reproduces a trace: means over simulations, beside the recorded value.
 
     Attributes:
-        recorded, fitted: ``arrivals``, ``dispersion_index_per_min``, ``peak_to_mean``.
+        recorded, fitted: ``arrivals``, ``dispersion_index_per_min``, ``dispersion_index_per_5s``,
+            ``peak_to_mean``.
         acf_difference: Largest absolute difference of autocorrelations at lags 1 to 60 min, of the means.
         acf_difference_mean: Mean of the absolute differences.
         ks_gaps: Kolmogorov-Smirnov distance of gaps, mean over simulations.
@@ -90,34 +99,56 @@ class Quality:
     @property
     def worst(self) -> float:
         """The largest of the relative differences and the difference of autocorrelations."""
-        names = ("dispersion_index_per_min", "peak_to_mean")
+        names = ("dispersion_index_per_min", "dispersion_index_per_5s", "peak_to_mean")
         return max(self.acf_difference, *(abs(self.fitted[n] / self.recorded[n] - 1.0) for n in names))
 
 
-def minute_counts(times: Floats, duration_s: float) -> Floats:
-    """Arrivals in each complete minute: float64[minutes]."""
-    minutes = int(duration_s // 60.0)
-    count = np.bincount((times // 60.0).astype(np.int64), minlength=minutes)[:minutes]
+def minute_counts(times: Floats, duration_s: float, width_s: float = 60.0) -> Floats:
+    """Arrivals in each complete minute, or window of another width: float64[windows]."""
+    windows = int(duration_s // width_s)
+    count = np.bincount((times // width_s).astype(np.int64), minlength=windows)[:windows]
     return count.astype(np.float64)
 
 
-def fit(trace: Trace, *, steps: int | None = None) -> Fitted:
+def fit(
+    trace: Trace, *, steps: int | None = None, harmonics: int | None = None, period_s: float = DAY_S
+) -> Fitted:
     """A model of a trace.
+
+    By default the rate has steps, and bursts come when they came. With ``harmonics`` it is a Fourier series
+    (:mod:`argus_sim.fourier`): the same on each day, so that the model can be run for longer than was recorded,
+    and all else is noise that remembers.
 
     Args:
         trace: At least ten minutes and a hundred arrivals.
         steps: Number of steps of the rate; by default the fewest that reproduce the trace.
+        harmonics: Of ``period_s``, instead of steps.
+        period_s: At least ten minutes, and no longer than the trace.
 
     Raises:
-        InputError: The trace is too short, or ``steps`` is below 1.
+        InputError: The trace is too short, ``steps`` or ``harmonics`` is below 1, or both are given.
     """
     if trace.duration_s < 600 or len(trace) < 100:
         found = f"{len(trace)} arrivals in {trace.duration_s:g} s"
         raise InputError(f"a fit needs 100 arrivals in 600 s, found {found}", where=f"trace {trace.name!r}")
     if steps is not None and steps < 1:
         raise InputError(f"steps must be at least 1, found {steps}")
-    resolution_s = _resolution(trace.arrival_s)
     recorded = Measures.of(trace.arrival_s, trace.duration_s)
+    if harmonics is not None:
+        if steps is not None:
+            raise InputError("a rate has steps or harmonics, not both")
+        level, waves = series(minute_counts(trace.arrival_s, trace.duration_s), harmonics, period_s)
+        return _completed(
+            trace,
+            Fitted(
+                duration_s=trace.duration_s,
+                points=((0.0, level),),
+                harmonics=waves,
+                resolution_s=_resolution(trace.arrival_s),
+            ),
+            recorded,
+        )
+    resolution_s = _resolution(trace.arrival_s)
     cuts = list(_cuts(trace, steps or MOST_STEPS))
     best: tuple[float, Fitted] | None = None
     for k in _ladder(len(cuts) + 1) if steps is None else [len(cuts) + 1]:
@@ -135,9 +166,12 @@ def _distance(model: Fitted, recorded: Measures) -> float:
     """What the number of steps is chosen by: :attr:`Quality.worst`, and by the error of single peaks."""
     runs = [Measures.of(model.times(np.random.default_rng(seed)), model.duration_s) for seed in _SEEDS]
     peak = np.array([run.peak_to_mean for run in runs]) / recorded.peak_to_mean - 1.0
-    dispersion = np.mean([run.dispersion_index for run in runs]) / recorded.dispersion_index - 1.0
+    dispersion = [
+        abs(float(np.mean([getattr(run, at) for run in runs])) / getattr(recorded, at) - 1.0)
+        for at in ("dispersion_index", "fine_dispersion_index")
+    ]
     acf = np.abs(np.mean([run.acf for run in runs], axis=0) - recorded.acf)
-    return float(max(abs(np.mean(peak)), 0.65 * np.mean(np.abs(peak)), abs(dispersion), np.max(acf, initial=0.0)))
+    return float(max(abs(np.mean(peak)), 0.65 * np.mean(np.abs(peak)), *dispersion, np.max(acf, initial=0.0)))
 
 
 def judge(model: Fitted, recorded: Measures, seeds: Sequence[int]) -> Quality:
@@ -159,6 +193,7 @@ def judge(model: Fitted, recorded: Measures, seeds: Sequence[int]) -> Quality:
 _NAMES = {
     "arrivals": "arrivals",
     "dispersion_index_per_min": "dispersion_index",
+    "dispersion_index_per_5s": "fine_dispersion_index",
     "peak_to_mean": "peak_to_mean",
 }
 
@@ -178,6 +213,12 @@ def _resolution(times: Floats) -> float:
     return 1.0 if not (times % 1.0).any() else 0.0
 
 
+def _rate_words(model: Fitted) -> str:
+    if model.harmonics:
+        return f"{len(model.harmonics)} harmonics of {model.harmonics[0][0]:g} s"
+    return f"{len(model.points)} steps"
+
+
 def write_model(path: Path, name: str, model: Fitted, trace: Trace, quality: Quality) -> None:
     """Write a model as a file that :func:`argus_sim.arrivals.generate_file` reads; whole or not at all.
 
@@ -188,7 +229,7 @@ def write_model(path: Path, name: str, model: Fitted, trace: Trace, quality: Qua
         f"{got[key]:.4g} (recorded {recorded[key]:.4g})" for key in ("dispersion_index_per_min", "peak_to_mean")
     )
     how = (
-        f"argus_sim.fit: {len(model.points)} steps; dispersion index {dispersion}, peak to mean {peak}, "
+        f"argus_sim.fit: {_rate_words(model)}; dispersion index {dispersion}, peak to mean {peak}, "
         f"autocorrelation within {quality.acf_difference:.2g} at 1 to {LAGS} min, "
         f"means of {quality.seeds} simulations"
     )
@@ -198,6 +239,8 @@ def write_model(path: Path, name: str, model: Fitted, trace: Trace, quality: Qua
         for part in trace.provenance
     ]
     fields = model.model_dump(mode="json", exclude={"points"})
+    if not model.harmonics:
+        del fields["harmonics"]
     lines = [
         f"name: {json.dumps(name)}",
         "seed: 1",
@@ -262,9 +305,6 @@ def _likelihood(count: npt.NDArray[np.int64], bins: npt.NDArray[np.int64]) -> Fl
     return np.asarray(count * np.log(np.maximum(count, 1) / bins), dtype=np.float64)
 
 
-# -- what the rate leaves --------------------------------------------------------------------------
-
-
 def _with_steps(trace: Trace, cuts: Sequence[float], resolution_s: float, recorded: Measures) -> Fitted:
     x = minute_counts(trace.arrival_s, trace.duration_s)
     peak_s = float(np.argmax(x)) * 60.0
@@ -275,6 +315,14 @@ def _with_steps(trace: Trace, cuts: Sequence[float], resolution_s: float, record
     per_min = np.diff(after, prepend=0) / np.diff(edge_s) * 60.0
     points = tuple((float(s), float(f"{rate:.4g}")) for s, rate in zip(start_s, per_min, strict=True))
     model = Fitted(duration_s=trace.duration_s, points=points, resolution_s=resolution_s)
+    return _completed(trace, model, recorded)
+
+
+# -- what the rate leaves --------------------------------------------------------------------------
+
+
+def _completed(trace: Trace, model: Fitted, recorded: Measures) -> Fitted:
+    """The model with clusters and noise for what its rate leaves."""
     gap_cv = _gap_cv(trace, model)
     model = model.model_copy(update={"gap_cv": gap_cv})
     found = _dispersion(model)
@@ -319,7 +367,9 @@ def _memory(trace: Trace, model: Fitted) -> float:
     extra = float(np.mean(off**2) - np.mean(mean) * model.gap_cv**2)
     if extra <= 0 or minutes < 3:
         return 0.0
-    return float(f"{min(max(float(np.mean(off[1:] * off[:-1])) / extra, 0.0), 0.95):.3g}")
+    return float(
+        f"{min(max(float(np.mean(off[1:] * off[:-1])) / extra, 0.0), 0.95 if not model.harmonics else 0.999):.3g}"
+    )
 
 
 def _dispersion(model: Fitted) -> float:

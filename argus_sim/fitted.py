@@ -11,6 +11,8 @@ from scipy.special import gammaincinv, ndtr
 from argus_sim.rate import Arrivals, NonNegative, Positive, ascending
 from argus_sim.trace import Floats
 
+Finite = Annotated[float, Field(ge=-50, le=50)]
+
 #: Gaps drawn before the start, so that the process is in equilibrium there.
 _WARM_UP = 50
 
@@ -18,12 +20,15 @@ _WARM_UP = 50
 class Fitted(Arrivals):
     """A rate in steps, minutes that vary around it and remember, and gaps that cluster.
 
-    The rate of a step is multiplied, minute by minute, by a Gamma variable of mean 1 and coefficient of variation
+    Over the steps lies, where there are harmonics, a periodic factor: the exponential of a sum of cosines and
+    sines. The rate is multiplied, minute by minute, by a Gamma variable of mean 1 and coefficient of variation
     ``noise_cv`` whose quantiles are those of a Gaussian autoregression of order 1. Arrivals are a renewal process
     in the time that this rate measures (the area under it): gaps of 1 on average, Gamma-distributed.
 
     Attributes:
         points: ``[time_s, per_min]`` pairs, the first at 0 s, ascending in time; a rate holds until the next.
+        harmonics: ``[period_s, a, b]``: the rate is multiplied by exp(a cos(2 pi t / period_s) + b sin(the
+            same)), taken at the middle of each minute.
         noise_cv: Of the factor of a minute; 0 is none.
         noise_correlation: From minute to minute, of the Gaussian behind the factor.
         gap_cv: Coefficient of variation of gaps; 1 is a Poisson process, more are clusters.
@@ -32,6 +37,7 @@ class Fitted(Arrivals):
 
     kind: Literal["fitted"] = "fitted"
     points: tuple[tuple[NonNegative, NonNegative], ...] = Field(min_length=1)
+    harmonics: tuple[tuple[Positive, Finite, Finite], ...] = ()
     noise_cv: NonNegative = 0.0
     noise_correlation: Annotated[float, Field(ge=0, lt=1)] = 0.0
     gap_cv: Positive = 1.0
@@ -48,15 +54,23 @@ class Fitted(Arrivals):
 
     def described(self) -> str:
         """The model in a few words."""
+        waves = f", {len(self.harmonics)} harmonics" if self.harmonics else ""
         return (
-            f"fitted: {len(self.points)} steps over {self.duration_s:g} s, noise_cv {self.noise_cv:g}, "
+            f"fitted: {len(self.points)} steps{waves} over {self.duration_s:g} s, noise_cv {self.noise_cv:g}, "
             f"noise_correlation {self.noise_correlation:g}, gap_cv {self.gap_cv:g}"
         )
 
     def expected_area(self) -> tuple[Floats, Floats]:
-        """Edges of the steps (s) and arrivals expected up to each: both float64[points + 1]."""
+        """Edges of the steps, and with harmonics of minutes (s), and arrivals expected up to each."""
         edge_s = np.array([*(time_s for time_s, _ in self.points), self.duration_s])
         per_s = np.array([rate for _, rate in self.points]) / 60.0
+        if self.harmonics:
+            fine_s = np.union1d(edge_s, np.arange(0.0, self.duration_s, 60.0))
+            per_s = per_s[np.searchsorted(edge_s, fine_s[:-1], side="right") - 1]
+            middle_s = (fine_s[1:] + fine_s[:-1]) / 2.0
+            period_s, a, b = (np.array(column)[:, None] for column in zip(*self.harmonics, strict=True))
+            angle = 2.0 * np.pi * middle_s / period_s
+            edge_s, per_s = fine_s, per_s * np.exp(np.sum(a * np.cos(angle) + b * np.sin(angle), axis=0))
         return edge_s, np.append(0.0, np.cumsum(per_s * np.diff(edge_s)))
 
     def times(self, rng: np.random.Generator) -> Floats:

@@ -134,6 +134,12 @@ def compare(summary_a: pd.DataFrame, summary_b: pd.DataFrame, confidence: float 
     return pd.DataFrame(rows, columns=columns)
 
 
+def ranking(summary: pd.DataFrame, trace: str, metric: str = "quality_yield") -> pd.Series:
+    """Mean of a metric by policy on a trace, the largest first."""
+    means = summary[summary["trace"] == trace].groupby("policy", sort=False)[metric].mean()
+    return means.sort_values(ascending=False, kind="stable")
+
+
 @dataclass(frozen=True, slots=True)
 class Agreement:
     """How alike policies rank on two traces.
@@ -166,10 +172,12 @@ def agreement(
     for trace in (a, b):
         if trace not in set(summary["trace"]):
             raise InputError(f"no trace {trace!r}{did_you_mean(trace, map(str, summary['trace'].unique()))}")
-    means = {t: summary[summary["trace"] == t].groupby("policy", sort=False)[metric].mean() for t in (a, b)}
+    if metric not in (names := _metrics_of(summary)):
+        raise InputError(f"no metric {metric!r}{did_you_mean(metric, names)}")
+    means = {t: ranking(summary, t, metric) for t in (a, b)}
     if set(means[a].index) != set(means[b].index):
         raise InputError(f"traces {a!r} and {b!r} were not run under the same policies")
-    policies = [str(name) for name in means[a].sort_values(ascending=False, kind="stable").index]
+    policies = [str(name) for name in means[a].index]
     same, swapped, undecided = 0, [], []
     for better, worse in combinations(policies, 2):
         signs = [

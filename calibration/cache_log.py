@@ -85,7 +85,7 @@ class CacheLog:
     @property
     def steps(self) -> Ints:
         """int64[n]: the steps that each query could skip."""
-        return _steps(self.similarity)
+        return steps_of(self.similarity)
 
     def at_start(self) -> list[str]:
         """The prompts that were found before they had missed: in the cache before the first query."""
@@ -186,6 +186,7 @@ def hit_ratios(steps: Ints, queries: int = 2000) -> Floats:
     return np.array([np.mean(steps[i : i + queries] > 0) for i in range(0, len(steps), queries)])
 
 
-def _steps(similarity: Floats) -> Ints:
+def steps_of(similarity: Floats) -> Ints:
+    """int64[n]: the steps that similarities allow to skip."""
     cuts = sorted(THRESHOLDS.values())
     return np.array([0, *sorted(THRESHOLDS)])[np.searchsorted(cuts, similarity, side="left")]

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from argus_sim.similarity import SimilarityScale
-from calibration.cache_log import THRESHOLDS, CacheLog, Floats, fit_scale, hit_ratios, shares
+from calibration.cache_log import THRESHOLDS, CacheLog, Floats, fit_scale, hit_ratios, shares, steps_of
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,24 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Halves:
+    """What a scale fitted to one half of a log says of the other, given what the log says was cached.
+
+    Largest differences of a depth's share, in percentage points. Where halves in time are further apart than
+    random ones, the log drifts; more rows or a better fit do not help then.
+
+    Attributes:
+        forward: Fitted to the first half, judged on the second.
+        backward: The other way round.
+        random: float64[draws], of halves drawn at random, ascending: what sampling alone does.
+    """
+
+    forward: float
+    backward: float
+    random: Floats
+
+
+@dataclass(frozen=True)
 class Study:
     """What was fitted, and what the replays came to.
 
@@ -34,6 +52,7 @@ class Study:
         fit_rows: The rows from the start that the scale was fitted to; those after are held out.
         parts: All rows, those of the fit, those held out.
         recorded, simulated: Hit ratio of each 2,000 successive queries; simulated ones are means over replays.
+        halves: Whether the log drifts.
         spread: Standard deviation over replays of the share of misses, in percentage points; NaN for one replay.
     """
 
@@ -45,6 +64,7 @@ class Study:
     parts: tuple[Part, ...]
     recorded: Floats
     simulated: Floats
+    halves: Halves
     spread: float
 
     def plain(self) -> dict[str, Any]:
@@ -67,6 +87,11 @@ class Study:
                 "recorded": self.recorded.round(3).tolist(),
                 "simulated": self.simulated.round(3).tolist(),
             },
+            "halves": {
+                "forward": round(self.halves.forward, 2),
+                "backward": round(self.halves.backward, 2),
+                "random": self.halves.random.round(2).tolist(),
+            },
             "spread": None if np.isnan(self.spread) else round(self.spread, 2),
         }
 
@@ -86,7 +111,8 @@ def study(
         f"quantiles of the similarity given the largest cosine to what was cached, rows 1 to {fit_rows} of {n}; "
         "isotonic in the cosine"
     )
-    scale = fit_scale(log.nearest(vector_of)[:fit_rows], log.similarity[:fit_rows], embedding, derived)
+    cosine = log.nearest(vector_of)
+    scale = fit_scale(cosine[:fit_rows], log.similarity[:fit_rows], embedding, derived)
     replays = [log.replay(vector_of, scale, np.random.default_rng(seed)) for seed in range(1, seeds + 1)]
     slices = {"all": slice(None), "fitted": slice(0, fit_rows), "held out": slice(fit_rows, None)}
     parts = tuple(
@@ -104,7 +130,33 @@ def study(
         parts,
         hit_ratios(log.steps),
         np.mean([hit_ratios(steps) for steps in replays], axis=0),
+        halves(cosine, log.similarity),
         float(np.std(missed, ddof=1)) if seeds > 1 else float("nan"),
+    )
+
+
+def halves(cosine: Floats, similarity: Floats, draws: int = 20) -> Halves:
+    """Fit to halves of a log and judge by the others.
+
+    Args:
+        cosine, similarity: float64[n], as for :func:`~calibration.cache_log.fit_scale`.
+        draws: How many random halves.
+    """
+    n = len(cosine)
+    rng = np.random.default_rng(0)
+    u = rng.random(n)
+
+    def worst(fitted: npt.NDArray[np.int64], judged: npt.NDArray[np.int64]) -> float:
+        scale = fit_scale(cosine[fitted], similarity[fitted], "", "half of a log")
+        told = shares(steps_of(scale.similarities_of(cosine[judged], u[judged])))
+        return float(np.abs(told - shares(steps_of(similarity[judged]))).max())
+
+    first, second = np.arange(n // 2), np.arange(n // 2, n)
+    mixed = [rng.permutation(n) for _ in range(draws)]
+    return Halves(
+        worst(first, second),
+        worst(second, first),
+        np.sort([worst(order[: n // 2], order[n // 2 :]) for order in mixed]),
     )
 
 
@@ -121,4 +173,9 @@ def lines(found: Study) -> list[str]:
             told.append(f"  {part.name:<10}{kind:<17}" + "".join(f"{v:8.2f}" for v in values) + worst)
     for kind, values in (("log", found.recorded), ("simulated", found.simulated)):
         told.append(f"hit ratio by 2,000, {kind:<10}" + "".join(f"{v:7.3f}" for v in values))
+    of = found.halves
+    told.append(
+        f"fitted to half, judged by the other, worst: first to second {of.forward:.2f}, second to first "
+        f"{of.backward:.2f}, {len(of.random)} random halves up to {of.random[-1]:.2f}"
+    )
     return told

@@ -21,7 +21,7 @@ import pandas as pd
 
 from argus_sim.cli import main as main_of_argus_sim
 from argus_sim.cli.tables import put_between_marks
-from argus_sim.intervals import agreement
+from argus_sim.intervals import agreement, ranking
 from argus_sim.report import write_atomically
 from argus_sim.results import Results
 from calibration.cache_log import THRESHOLDS, CacheLog, vectors_of
@@ -135,8 +135,7 @@ def rankings(summary: pd.DataFrame) -> str:
 
 
 def _order(summary: pd.DataFrame, trace: str) -> str:
-    means = summary[summary["trace"] == trace].groupby("policy")["quality_yield"].mean()
-    return ", ".join(f"{policy} {mean:.3f}" for policy, mean in means.sort_values(ascending=False).items())
+    return ", ".join(f"{policy} {mean:.3f}" for policy, mean in ranking(summary, trace).items())
 
 
 def cache() -> str:

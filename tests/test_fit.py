@@ -109,6 +109,56 @@ def test_a_fit_reproduces_a_burst_that_it_was_shown() -> None:
     assert flat.worst > 0.5
 
 
+def test_a_fourier_series_is_found_again_and_goes_on() -> None:
+    waves = ((86_400.0, 0.8, -0.5), (43_200.0, 0.0, 0.3))
+    known = Fitted(duration_s=3 * 86_400, points=((0, 30),), harmonics=waves)
+    trace = generate(known, seeded(11))
+    model = fit(trace, harmonics=2)
+    assert model.points[0][1] == pytest.approx(30, rel=0.02)
+    for found, (period_s, a, b) in zip(model.harmonics, waves, strict=True):
+        assert found == pytest.approx((period_s, a, b), abs=0.02)
+    assert model.noise_cv < 0.1
+    quality = judge(model, measured(trace), range(2))
+    assert quality.worst < 0.15
+    week = model.model_copy(update={"duration_s": 7 * 86_400.0})
+    by_day = np.bincount((week.times(seeded(12)) // 86_400).astype(int))
+    assert by_day == pytest.approx(len(trace) / 3, rel=0.03)
+
+
+def test_a_series_lets_noise_do_what_does_not_repeat() -> None:
+    points = ((0, 60), (100_000, 60), (100_010, 180), (102_000, 180), (102_010, 60))
+    trace = generate(Piecewise(duration_s=172_800, points=points), seeded(13))
+    model = fit(trace, harmonics=1)
+    assert model.noise_cv > 0.1
+    assert model.noise_correlation > 0.9
+    quality = judge(model, measured(trace), range(4))
+    for name in ("arrivals", "dispersion_index_per_min"):
+        assert quality.fitted[name] == pytest.approx(quality.recorded[name], rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"harmonics": 0}, "harmonics must be at least 1"),
+        ({"harmonics": 2, "steps": 3}, "steps or harmonics, not both"),
+        ({"harmonics": 2}, r"period_s must be from 600 to the trace's 7200 s, found 86400"),
+        ({"harmonics": 31, "period_s": 3600.0}, "shorter than two minutes"),
+    ],
+)
+def test_a_series_that_cannot_be(options: dict[str, float], says: str) -> None:
+    trace = generate(Poisson(duration_s=7200, rate_per_min=60), seeded(14))
+    with pytest.raises(InputError, match=says):
+        fit(trace, **options)  # type: ignore[arg-type]
+
+
+def test_a_written_series_is_read_back(tmp_path: Path) -> None:
+    trace = generate(Poisson(duration_s=7200, rate_per_min=60), seeded(15))
+    model = fit(trace, harmonics=2, period_s=3600.0)
+    write_model(tmp_path / "m.yaml", "mine", model, trace, judge(model, measured(trace), range(2)))
+    assert read_spec(tmp_path / "m.yaml").arrivals == model
+    assert "2 harmonics of 3600 s" in (generate_file(tmp_path / "m.yaml").provenance[0].derived or "")
+
+
 def test_a_short_trace_cannot_be_fitted() -> None:
     with pytest.raises(InputError, match="a fit needs 100 arrivals in 600 s"):
         fit(generate(Poisson(duration_s=300, rate_per_min=60), seeded(8)))
@@ -164,7 +214,7 @@ def test_a_shipped_model_reproduces_its_trace(name: str) -> None:
     assert isinstance(spec.arrivals, Fitted)
     # Seeds that neither the fit nor its own account used.
     quality = judge(spec.arrivals, measured(recorded(name)), range(50, 58))
-    for key in ("dispersion_index_per_min", "peak_to_mean"):
+    for key in ("dispersion_index_per_min", "dispersion_index_per_5s", "peak_to_mean"):
         assert quality.fitted[key] == pytest.approx(quality.recorded[key], rel=0.15)
     assert quality.fitted["arrivals"] == pytest.approx(quality.recorded["arrivals"], rel=0.03)
     assert quality.acf_difference < 0.1

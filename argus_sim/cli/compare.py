@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Hashable
 from pathlib import Path
@@ -22,6 +23,7 @@ app = typer.Typer()
     epilog=output.examples(
         "argus-sim compare runs/fig7 runs/twelve",
         "argus-sim compare runs/fig7 --policies argus pac --metric quality_yield",
+        "argus-sim compare runs/fitted --traces gentd26 gentd26-fit",
     )
 )
 def compare(
@@ -34,6 +36,10 @@ def compare(
         typer.Option(
             metavar="A B", help="Compare two policies of one run.", autocompletion=output.complete_policies
         ),
+    ] = None,
+    traces: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="A B", help="Compare how the policies of one run rank on two traces."),
     ] = None,
     metric: Annotated[
         list[str] | None,
@@ -49,12 +55,18 @@ def compare(
 
     Both sides faced the same requests under the same seed, so the interval is that of the paired differences
     A - B. A difference whose interval leaves out 0 is marked with *.
+
+    With --traces: two policies are told apart on a trace where that interval leaves out 0, and swapped where both
+    traces tell them apart, the other way round.
     """
     from argus_sim.cli.tables import read_summary
 
-    if len(runs) > 2 or (len(runs) == 2) == (policies is not None):
-        raise InputError("compare takes two runs, or one run and --policies A B")
+    if len(runs) + (policies is not None) + (traces is not None) != 2:
+        raise InputError("compare takes two runs, or one run and --policies A B or --traces A B")
     summaries = [read_summary(run) for run in runs]
+    if traces is not None:
+        _rankings(summaries[0], traces, metric or ["quality_yield"], confidence, as_json)
+        return
     if policies is None:
         table = _of_runs(summaries[0], summaries[1], metric, confidence)
         sides = (str(runs[0]), str(runs[1]))
@@ -71,6 +83,35 @@ def compare(
     _print(table)
     if (table["pairs"] < 2).any():
         output.remark("note: with one common seed there is no interval", quiet=quiet)
+
+
+def _rankings(
+    summary: pd.DataFrame, traces: tuple[str, str], metrics: list[str], confidence: float, as_json: bool
+) -> None:
+    from argus_sim.intervals import agreement, ranking
+
+    found = {name: agreement(summary, *traces, name, confidence=confidence) for name in metrics}
+    if as_json:
+        output.show_json(
+            {
+                "a": traces[0],
+                "b": traces[1],
+                "confidence": confidence,
+                "rankings": {name: [ranking(summary, t, name).to_dict() for t in traces] for name in metrics},
+                "agreement": {name: dataclasses.asdict(got) for name, got in found.items()},
+            }
+        )
+        return
+    for name, got in found.items():
+        for trace in traces:
+            means = ranking(summary, trace, name)
+            output.say(f"{name} on {trace}: {', '.join(f'{p} {mean:.4g}' for p, mean in means.items())}")
+        told = f"told apart alike {got.same} of {got.pairs} pairs"
+        output.say(
+            f"Kendall's tau {got.tau:.2f}; {told}, swapped {len(got.swapped)}, undecided {len(got.undecided)}"
+        )
+        for better, worse in got.swapped:
+            output.say(f"  swapped: {better} is better than {worse} on {traces[0]}, and worse on {traces[1]}")
 
 
 def _of_runs(a: pd.DataFrame, b: pd.DataFrame, wanted: list[str] | None, confidence: float) -> pd.DataFrame:

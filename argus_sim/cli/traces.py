@@ -193,6 +193,13 @@ def fit(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Steps of the rate; by default the fewest that reproduce the trace.")
     ] = None,
+    harmonics: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="A Fourier series of this many harmonics instead of steps: the same every period."
+        ),
+    ] = None,
+    period_s: Annotated[float, typer.Option(help="Of the first harmonic; a day.")] = 86_400.0,
     seeds: Annotated[int, typer.Option(min=1, help="Simulations to judge the model by.")] = 5,
     as_json: output.Json = False,
     quiet: output.Quiet = False,
@@ -208,7 +215,7 @@ def fit(
     if out.suffix not in (".yaml", ".yml"):
         raise InputError(f"a model is a .yaml file, found {str(out)!r}", where="--out")
     trace = _read(file)
-    model = fitted(trace, steps=steps)
+    model = fitted(trace, steps=steps, harmonics=harmonics, period_s=period_s)
     quality = judge(model, Measures.of(trace.arrival_s, trace.duration_s), range(seeds))
     write_model(out, name or out.stem, model, trace, quality)
     output.remark(f"wrote {out}: {model.described()}", quiet=quiet)

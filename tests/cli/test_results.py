@@ -65,9 +65,37 @@ def test_comparing_chosen_metrics(finished: Path, call_json: Any) -> None:
     assert [row["metric"] for row in chosen] == ["late", "latency_p90_s"]
 
 
+def test_comparing_rankings_on_two_traces(tmp_path: Path, call: Callable[..., str], call_json: Any) -> None:
+    run = tmp_path / "a"
+    run.mkdir()
+    yields = {
+        ("p", "t"): (0.90, 0.91),
+        ("p", "u"): (0.40, 0.41),
+        ("q", "t"): (0.50, 0.51),
+        ("q", "u"): (0.80, 0.81),
+    }
+    rows = [f"{p},{t},{seed},{value}" for (p, t), of in yields.items() for seed, value in enumerate(of)]
+    (run / "summary.csv").write_text("policy,trace,seed,quality_yield\n" + "\n".join(rows) + "\n")
+    found = call_json("compare", run, "--traces", "t", "u")
+    assert found["agreement"]["quality_yield"] == {
+        "tau": -1.0,
+        "pairs": 1,
+        "same": 0,
+        "swapped": [["p", "q"]],
+        "undecided": [],
+    }
+    assert [list(of) for of in found["rankings"]["quality_yield"]] == [["p", "q"], ["q", "p"]]
+    said = call("compare", run, "--traces", "t", "u")
+    assert "quality_yield on u: q 0.805, p 0.405" in said
+    assert "swapped: p is better than q on t, and worse on u" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (("--traces", "t", "v"), "no trace 'v'"),
+        (("--traces", "t", "t", "--metric", "quality"), "no metric 'quality'; did you mean 'quality_yield'?"),
+        (("--traces", "t", "t", "--policies", "p", "q"), "compare takes two runs, or one run and"),
         (("--metric", "quality"), "no metric 'quality' in both; did you mean 'quality_yield'?"),
         (("--policies", "p", "r"), "the run has no policy 'r'"),
     ],
@@ -76,7 +104,7 @@ def test_comparing_what_is_not_there(
     tmp_path: Path, arguments: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = str(write_summary(tmp_path / "a", {"p": [0.9], "q": [0.8]}))
-    both = arguments if "--policies" in arguments else (*arguments, "--policies", "p", "q")
+    both = arguments if {"--policies", "--traces"} & set(arguments) else (*arguments, "--policies", "p", "q")
     assert main(["compare", run, *both]) == 2
     assert says in capsys.readouterr().err
 

@@ -1,6 +1,6 @@
 """Policies rank on a fitted model as on the recorded trace that it was fitted to: here, of two traces in part.
 
-The table of all four traces in full is on the page of validation, made from ``experiments/fitted.yaml``.
+The table of all five traces in full is on the page of validation, made from ``experiments/fitted.yaml``.
 """
 
 from __future__ import annotations
