@@ -183,7 +183,8 @@ class Painter:
         from safetensors.torch import save
 
         tensors = {str(step): batch[position].contiguous().cpu() for step, batch in recorder.latents.items()}
-        return save(tensors, {"model": str(self._zoo.cached_model), "prompt": prompt})
+        content: bytes = save(tensors, {"model": str(self._zoo.cached_model), "prompt": prompt})
+        return content
 
     def _apply(self, work: Workload, approximation: str) -> None:
         """What is applied stays until another variant runs: some approximations take long to apply."""
