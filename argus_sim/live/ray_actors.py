@@ -12,8 +12,10 @@ import contextlib
 import itertools
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 import uuid
@@ -22,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from argus_sim.errors import InputError
-from argus_sim.live.channel import Failed, Handler
+from argus_sim.live.channel import GROUP_SIGNALS, Failed, Handler
 from argus_sim.live.freight import pack, unpack
 from argus_sim.live.processes import Kept, Owner, Patience
 from argus_sim.live.telemetry import event
@@ -115,13 +117,14 @@ class RayMachines:
         self._is_ours = False
 
     async def open(self, workers: int) -> None:
-        """Start the cluster, or join it.
+        """Start the cluster, or join it; one that this process is part of already is used, and stays.
 
         Raises:
             InputError: There is no such cluster, or ours is too small.
         """
         self._opening = asyncio.ensure_future(asyncio.to_thread(self._connect))
         await asyncio.shield(self._opening)
+        _take_signals_back()
         wanted = {"CPU": workers * self._config.cpus, "GPU": workers * float(self._config.gpus)}
         resources = await asyncio.to_thread(_ray().cluster_resources)
         for kind, amount in wanted.items():
@@ -335,6 +338,17 @@ class RayWorker(Kept):
             f"Ray has found no room for it after {self._patience.start_s:g} s: it needs {' and '.join(wanted)}, "
             f"the cluster has {' and '.join(parts)} in all"
         )
+
+
+def _take_signals_back() -> None:
+    """Ray puts handlers of its own, which print where the program is, before those that are there."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in GROUP_SIGNALS:
+        handler = signal.getsignal(number)
+        if handler is not None:
+            signal.signal(number, handler)
+            signal.siginterrupt(number, False)
 
 
 def _log_news(data: Mapping[str, Any], ignore_prefix: bool) -> None:

@@ -127,6 +127,8 @@ def test_one_that_never_gets_ready_says_why(
 
 
 def test_where_there_is_no_room_that_is_said(cluster: Any, node: Any) -> None:
+    import ray
+
     async def test() -> None:
         machines = RayMachines(RayConfig(cluster.address, cpus=64), echo, (), Patience(start_s=1.0))
         try:
@@ -134,6 +136,12 @@ def test_where_there_is_no_room_that_is_said(cluster: Any, node: Any) -> None:
             message = "no room for it after 1 s: it needs 64 CPUs, the cluster has 2 CPUs and 0 GPUs in all$"
             with pytest.raises(InputError, match=message):
                 await machines.worker(0, Diary()).start()
+            # On a cluster of its own, no machine can come: that is said at once.
+            own = RayMachines(RayConfig(cpus=64), echo, (), QUICK)
+            with pytest.raises(InputError, match=r"^cluster\.workers: 2 workers need 128 CPUs, .* has 2; "):
+                await own.open(2)
+            await own.close()  # which leaves alone what it did not start
+            assert ray.is_initialized()
         finally:
             await machines.close()
 
@@ -158,6 +166,26 @@ def test_an_address_that_is_none_is_refused(address: str, message: str) -> None:
             await machines.close()
 
     play(test())
+
+
+def test_signals_stay_the_server_s(cluster: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    """Ray's own handlers print a stack trace at SIGTERM, as if the server had crashed."""
+
+    async def test() -> None:
+        heard = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, heard.set)
+        machines = RayMachines(RayConfig(cluster.address), echo, (), QUICK)
+        try:
+            await machines.open(0)
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.wait_for(heard.wait(), 10)
+        finally:
+            loop.remove_signal_handler(signal.SIGTERM)
+            await machines.close()
+
+    play(test())
+    assert "SIGTERM" not in capfd.readouterr().err
 
 
 def pids(executor: Executor) -> list[int]:
