@@ -33,7 +33,7 @@ LAYERS = {
     0: {"errors", "domain", "__version__"},
     1: {"provenance", "columns", "record", "profile", "profile_checks", "profile_tables", "profile_import"}
     | {"profile_changes", "rating_profile", "ratings", "prompt_stream", "textfile", "embeddings", "similarity"}
-    | {"trace", "tracefile", "trace_stats", "rate", "arrivals", "fitted", "fit", "importers"},
+    | {"trace", "tracefile", "trace_stats", "rate", "arrivals", "fitted", "fit", "fourier", "importers"},
     2: {"core"},
     3: {"policies"},
     4: {"simulation", "live", "workload"},
