@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
@@ -21,6 +21,10 @@ from argus_sim.metrics import METRICS
 from argus_sim.plot_style import embed, head, styled
 from argus_sim.record import Attempts, Floats, RunRecord
 from argus_sim.report import write_atomically
+
+if TYPE_CHECKING:
+    from argus_sim.live.drift import Drift
+    from argus_sim.live.scoring import Scored
 
 #: What is compared.
 COMPARED = (
@@ -111,6 +115,10 @@ class Twin:
     Attributes:
         live: By the clock whose comparison counts.
         at_client: By the client's clock, from due to read.
+        at_arrivals: The simulation at the very times at which the live run's requests arrived, if it was made.
+        jittered: Simulations in which other requests were as late.
+        drift: What became of the machine's pace, if that was measured.
+        scored: What images were rated, if any were.
     """
 
     seed: int
@@ -118,10 +126,62 @@ class Twin:
     live: RunRecord
     at_client: RunRecord
     http: dict[str, float]
+    at_arrivals: RunRecord | None = None
+    jittered: tuple[RunRecord, ...] = ()
+    drift: Drift | None = None
+    scored: Scored | None = None
 
     def rows(self) -> list[tuple[Row, Row]]:
         """The comparison that counts, and beside it that with the client's clock."""
         return list(zip(compare(self.live, self.simulated), compare(self.at_client, self.simulated), strict=True))
+
+
+def sensitivity(twin: Twin) -> list[tuple[str, float, float, float, float]]:
+    """How much of an error is due to when requests arrived, of each metric.
+
+    Returns:
+        Metric; the error; that against the simulation at the live run's times of arrival; and the least and the
+        most by which simulations with jittered arrivals differ from the one without.
+    """
+    if twin.at_arrivals is None:
+        return []
+    same = compare(twin.live, twin.at_arrivals)
+    copies = [compare(record, twin.simulated) for record in twin.jittered]
+    found = []
+    for index, (row, _) in enumerate(twin.rows()):
+        scatter = [copy[index].error for copy in copies]
+        low, high = (min(scatter), max(scatter)) if scatter else (math.nan, math.nan)
+        found.append((row.metric, row.error, same[index].error, low, high))
+    return found
+
+
+def sensitivity_table(twin: Twin) -> list[list[str]]:
+    """:func:`sensitivity` in words."""
+
+    def text(share: float) -> str:
+        return "–" if math.isnan(share) else f"{100 * share:+.2f} %"
+
+    return [
+        [named(metric), text(error), text(same), f"{text(low)} to {text(high)}"]
+        for metric, error, same, low, high in sensitivity(twin)
+    ]
+
+
+def drift_table(twin: Twin) -> list[list[str]]:
+    """Live against simulations by whose times the workers had: metric, and the errors."""
+    if twin.drift is None:
+        return []
+    records = {"the profile": twin.simulated, **twin.drift.simulated}
+    compared = [compare(twin.live, record) for record in records.values()]
+    return [
+        [
+            named(rows[0].metric),
+            *(error_text(row) if row.metric != MIX else f"{100 * row.error:.2f} %" for row in rows),
+        ]
+        for rows in zip(*compared, strict=True)
+        if rows[0].metric
+        in ("latency_mean_s", "latency_p50_s", "latency_p90_s", "latency_p99_s", "slo_violation_ratio")
+    ]
 
 
 def errors(twins: Sequence[Twin]) -> dict[str, Interval]:
@@ -154,10 +214,30 @@ def plain(twins: Sequence[Twin]) -> dict[str, Any]:
                     name: {"simulated": a, "live": b} for name, (a, b) in mix(twin.live, twin.simulated).items()
                 },
                 "http": twin.http,
+                **_extra(twin),
             }
             for twin in twins
         ],
     }
+
+
+def _extra(twin: Twin) -> dict[str, Any]:
+    """What was asked for beside the comparison."""
+    told: dict[str, Any] = {}
+    if twin.at_arrivals is not None:
+        found = sensitivity(twin)
+        told["error_at_live_arrivals"] = {metric: same for metric, _, same, _, _ in found}
+        spread = {metric: {"low": low, "high": high} for metric, _, _, low, high in found}
+        told["jittered"] = {"copies": len(twin.jittered), "errors": spread}
+    if twin.drift is not None:
+        simulated = {
+            whose: {row.metric: row.error for row in compare(twin.live, record)}
+            for whose, record in twin.drift.simulated.items()
+        }
+        told["drift"] = {**twin.drift.plain(), "errors_with_times_of": simulated}
+    if twin.scored is not None:
+        told["scored"] = twin.scored.plain()
+    return told
 
 
 def table(twin: Twin) -> list[list[str]]:
@@ -244,7 +324,7 @@ def write_page(
         facts=facts,
         notes=notes,
         figure=as_uri(embed(figure_quantiles(twins))),
-        tables=[(twin.seed, table(twin), http_words(twin.http)) for twin in twins],
+        tables=[(twin.seed, table(twin), extra_tables(twin), words(twin)) for twin in twins],
         errors=[(named(metric), interval_text(got)) for metric, got in errors(twins).items()]
         if len(twins) > 1
         else [],
@@ -271,12 +351,38 @@ def interval_text(got: Interval) -> str:
     return text if math.isnan(got.half_width) else f"{text} ± {100 * got.half_width:.2f}"
 
 
+def extra_tables(twin: Twin) -> list[tuple[tuple[str, ...], list[list[str]]]]:
+    """Tables of what was asked for beside the comparison: headings and rows."""
+    tables: list[tuple[tuple[str, ...], list[list[str]]]] = []
+    if twin.at_arrivals is not None:
+        headings = (
+            "error of live",
+            "simulated",
+            "simulated at live's arrivals",
+            f"{len(twin.jittered)} jittered copies",
+        )
+        tables.append((headings, sensitivity_table(twin)))
+    if twin.drift is not None:
+        tables.append(
+            (("error, workers having the times of", "the profile", *twin.drift.simulated), drift_table(twin))
+        )
+    return tables
+
+
+def words(twin: Twin) -> list[tuple[str, str]]:
+    """What else is known of a run."""
+    told = [(f"{what}, median / p99", value) for what, value in http_words(twin.http)]
+    for part in (twin.drift, twin.scored):
+        told += part.words() if part is not None else []
+    return told
+
+
 def http_words(http: Mapping[str, float]) -> list[tuple[str, str]]:
     """What HTTP and the client cost, median and 99th percentile, in real milliseconds."""
     names = (
         ("sent after due", "send_lag"),
         ("on the way and in the server's HTTP", "round_trip"),
-        ("arrival after due, from the least", "arrival_spread"),
+        ("arrived after due, by the server's clock", "arrival_lag"),
     )
     return [
         (words, f"{1e3 * http[f'{key}_p50_s']:.2f} / {1e3 * http[f'{key}_p99_s']:.2f} ms")

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -29,11 +30,13 @@ from argus_sim.live.executor import Cache, Executor, Workers
 from argus_sim.live.painter import prepare
 from argus_sim.live.processes import Patience
 from argus_sim.live.server import ServerConfig, Service, serve
-from argus_sim.live.telemetry import Telemetry
+from argus_sim.live.telemetry import Telemetry, event
+from argus_sim.live.timing import Cell, TimedWorkers
 from argus_sim.live.workers import DiffusersWorkers, Machines, ThisMachine
 from argus_sim.live.zoo import LiveZoo, live_zoo
 from argus_sim.profile import Profile
 from argus_sim.record import RunRecord
+from argus_sim.report import write_atomically
 from argus_sim.simulate import Scene, record_of
 from argus_sim.simulation.filling import FillingCacheConfig
 from argus_sim.simulation.network import CacheConfig, SimulatedCache
@@ -48,25 +51,29 @@ class PipelinesConfig:
         zoo: The zoo that the profile was calibrated on.
         weights: Holds a folder of weights per model, where the zoo has none of its own.
         device: ``cpu`` or ``cuda``.
-        threads: Of each worker on a CPU.
+        threads: Of each worker on a CPU; by default as many as the profile was measured with.
         cache: Where latents are kept from one server to the next; None to forget them.
         cache_bytes: The most that they take.
         embedding: Of prompts in the cache; None for that of the profile's similarity table.
         qdrant: URL of a Qdrant server that holds the cache's index; None for one of the cache's own process.
         ray_address: Of the Ray cluster, in place of the experiment's.
         patience: With processes.
+        timings: Time the variants before the first request and after the last, and write that here.
+        timed: Which of them, as ``VARIANT@SIZE``; all by default.
     """
 
     zoo: str
     weights: Path | None = None
     device: str = "cpu"
-    threads: int = 1
+    threads: int | None = None
     cache: Path | None = None
     cache_bytes: int = 1 << 30
     embedding: str | None = None
     qdrant: str | None = None
     ray_address: str | None = None
     patience: Patience = field(default_factory=Patience)
+    timings: Path | None = None
+    timed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +191,13 @@ def _real(scene: Scene, config: LiveConfig) -> tuple[Workers, Cache | None]:
             "diffusers workers are all of one kind; this cluster has several",
             where=f"experiment {scene.experiment.name!r}: cluster.kinds",
         )
-    zoo = live_zoo(profile, wanted.zoo, folders=wanted.weights, device=wanted.device, threads=wanted.threads)
+    threads = wanted.threads or threads_of(profile) or 1
+    if wanted.device == "cpu" and threads != (threads_of(profile) or threads):
+        there = threads_of(profile)
+        event(
+            "workers have other threads than the profile", level=logging.WARNING, profile=there, workers=threads
+        )
+    zoo = live_zoo(profile, wanted.zoo, folders=wanted.weights, device=wanted.device, threads=threads)
     if wanted.qdrant is not None:
         qdrant.check(wanted.qdrant)
     cache = None
@@ -205,7 +218,11 @@ def _real(scene: Scene, config: LiveConfig) -> tuple[Workers, Cache | None]:
             ),
             patience=wanted.patience,
         )
-    return DiffusersWorkers(zoo, machines(scene, wanted, zoo), cache), cache
+    workers = DiffusersWorkers(zoo, machines(scene, wanted, zoo), cache)
+    if wanted.timings is None:
+        return workers, cache
+    cells = [Cell.parse(text, profile) for text in wanted.timed] or Cell.all_of(profile)
+    return TimedWorkers(workers, profile, cells, partial(write_atomically, wanted.timings)), cache
 
 
 def machines(scene: Scene, wanted: PipelinesConfig, zoo: LiveZoo) -> Machines:
@@ -242,6 +259,16 @@ def _as_simulated(settings: CacheConfig | FillingCacheConfig, where: str) -> dic
             where=f"{where}.eviction",
         )
     return {"eviction": settings.eviction, "thresholds": settings.thresholds}
+
+
+def threads_of(profile: Profile) -> int | None:
+    """The threads of a CPU that a profile's latencies were measured with, as far as its manifest says so."""
+    generator: Any = profile.manifest.generator
+    for part in [generator, *generator.get("merged", [])]:
+        threads = part.get("machine", {}).get("threads")
+        if isinstance(threads, int) and part.get("settings", {}).get("latency", True):
+            return threads
+    return None
 
 
 def embedding_of(profile: Profile) -> str:

@@ -200,8 +200,15 @@ def simulate(
     seed: int,
     *,
     env: Environment | None = None,
+    workload: Workload | None = None,
+    hardware: Profile | None = None,
 ) -> RunRecord:
     """Replay a trace under a policy.
+
+    Args:
+        workload: The requests, if not those that the scene makes of the trace.
+        hardware: How long workers really take, where that is not what the scene's profile says. The policy goes
+            on believing the scene's.
 
     Raises:
         InputError: The run can never catch up, or the policy did what cannot be done.
@@ -212,7 +219,7 @@ def simulate(
     def rng(purpose: str) -> np.random.Generator:
         return stream(seed, purpose)
 
-    workload = scene.workload(trace, seed)
+    workload = workload or scene.workload(trace, seed)
     policy = scene.policy(policy_config, seed, trace)
     planning_s = time_plans(policy) if experiment.planning_times else []
     engine = Engine(
@@ -242,7 +249,7 @@ def simulate(
     host = SimulatedCluster(
         engine,
         workload.arrival_s + cluster.dispatch_s,
-        ServiceTimes.of(profile, len(trace), rng("service"), scene.kinds),
+        ServiceTimes.of(hardware or profile, len(trace), rng("service"), scene.kinds),
         LoadTimes(profile, rng("loads"), scene.kinds),
         service,
         discriminator(),

@@ -6,6 +6,7 @@ Needs the ``live`` extra.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import select
@@ -15,23 +16,28 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import IO
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from argus_sim.errors import InputError
 from argus_sim.experiment import PolicyConfig, TraceConfig
 from argus_sim.fidelity import Twin, counted
+from argus_sim.live import drift
 from argus_sim.live.client import Answers, Target, body
 from argus_sim.load import Asked, arrivals_from, record_of
-from argus_sim.record import Floats
+from argus_sim.record import Floats, RunRecord
 from argus_sim.simulate import Scene, simulate
 from argus_sim.trace import Trace
 from argus_sim.workload import Workload, stream
 
-#: How long a server may take to end, real seconds.
-_END_S = 60.0
+if TYPE_CHECKING:
+    from argus_sim.live.scoring import Scored
+
+#: How long a server may take to end, real seconds, and for each cell that it is to time then.
+_END_S, _END_OF_CELL_S = 60.0, 60.0
 #: Connections that are opened before the first request.
 CONNECTIONS = 64
 #: Our own server keeps idle connections for longer than this.
@@ -50,6 +56,10 @@ class Plan:
         due_times: The server takes the times of arrival from a header, and runs so many real seconds late.
         emulated: Whether workers are; else only a speed of 1 makes sense.
         ready_s: How long the server may take to start, real seconds.
+        jittered: So many simulations have arrivals as late as the live ones, but other ones.
+        timed: Real workers: time the variants on the workers before and after, and simulate with that.
+        scored: Real workers: rate so many of the images.
+        scorer: By this; needed where any are.
     """
 
     requests: int
@@ -59,6 +69,10 @@ class Plan:
     due_times: float | None = None
     emulated: bool = True
     ready_s: float = 600.0
+    jittered: int = 0
+    timed: bool = False
+    scored: int = 0
+    scorer: str = ""
 
     def cut(self, trace: Trace) -> tuple[Trace, int]:
         """The trace to play, and how many of its requests come before those that count."""
@@ -74,6 +88,14 @@ class Plan:
         return played, first - begin
 
 
+class Send(Protocol):
+    """Plays requests against a target; images are given to ``on_image`` with their row."""
+
+    def __call__(
+        self, target: Target, asked: Asked, bodies: list[bytes], on_image: Callable[[int, bytes], None] | None
+    ) -> Answers: ...
+
+
 def twin_of(
     scene: Scene,
     policy: PolicyConfig,
@@ -81,13 +103,12 @@ def twin_of(
     seed: int,
     plan: Plan,
     serve: Sequence[str],
-    send: Callable[[Target, Asked, list[bytes]], Answers],
+    send: Send,
 ) -> tuple[Twin, Answers]:
     """Play the requests of one seed against a fresh server, and simulate them.
 
     Args:
         serve: Arguments of ``argus-sim serve``: the experiment and what else it needs.
-        send: Plays requests against a target.
 
     Raises:
         InputError: The server does not start, or the load was stopped.
@@ -100,46 +121,145 @@ def twin_of(
     arguments = [*serve, "--policy", policy.label, "--seed", str(seed), "--speed", str(plan.speed), "--hold"]
     if plan.due_times is not None:
         arguments += ["--due-times", str(plan.due_times)]
-    with server(arguments, ready_s=plan.ready_s) as (url, _):
-        target = Target(
-            url,
-            os.environ.get("ARGUS_API_KEY") or None,
-            keepalive_s=_KEEPALIVE_S,
-            due_times=plan.due_times is not None,
-        )
-        answers = send(target, asked, [body(text) for text in asked.texts])
-    if answers.stopped_s is not None:
-        raise KeyboardInterrupt
+    images: dict[int, bytes] = {}
+    wanted = _sample(len(trace), first, plan.scored, seed)
+    cells = drift.cells_of(simulated, scene.profile) if plan.timed else []
+    with tempfile.TemporaryDirectory() as folder:
+        timings = Path(folder) / "timings.json"
+        if plan.timed:
+            arguments += ["--timings", str(timings)]
+            arguments += [word for variant, size in cells for word in ("--time", f"{variant}@{size}")]
+        end_s = _END_S + _END_OF_CELL_S * len(cells)
+        with server(arguments, ready_s=plan.ready_s, end_s=end_s) as (url, _):
+            target = Target(
+                url,
+                os.environ.get("ARGUS_API_KEY") or None,
+                keepalive_s=_KEEPALIVE_S,
+                due_times=plan.due_times is not None,
+                began=True,
+            )
+
+            def keep(row: int, image: bytes) -> None:
+                if row in wanted:
+                    images[row] = image
+
+            fields = {"response_format": "b64_json"} if wanted else None
+            bodies = [body(text, fields) for text in asked.texts]
+            answers = send(target, asked, bodies, keep if wanted else None)
+        if answers.stopped_s is not None:
+            raise KeyboardInterrupt
+        if plan.timed and not timings.exists():
+            raise InputError("a worker was down after the load, so that it could not be timed")
+        told = json.loads(timings.read_text("utf-8")) if plan.timed else None
     at_client = record_of(asked, answers, behind_s=plan.due_times or 0.0)
     by_server = plan.emulated and (plan.speed != 1 or plan.due_times is not None)
     live = record_of(asked, answers, by="server") if by_server else at_client
     begin_s = float(trace.arrival_s[first])
-    at_client = counted(at_client, first, begin_s)
+
+    def part(record: RunRecord) -> RunRecord:
+        return counted(record, first, begin_s)
+
+    at_client_part = part(at_client)
     twin = Twin(
         seed,
-        counted(simulated, first, begin_s),
-        counted(live, first, begin_s) if by_server else at_client,
-        at_client,
+        part(simulated),
+        part(live) if by_server else at_client_part,
+        at_client_part,
         http_costs(answers, first, plan.due_times or 0.0),
     )
+    if plan.jittered:
+        arrival_s = np.where(np.isfinite(answers.arrival_s), answers.arrival_s, trace.arrival_s)
+        records = _at_times(scene, policy, trace, workload, seed, arrival_s, plan.jittered)
+        twin = replace(twin, at_arrivals=part(next(records)), jittered=tuple(map(part, records)))
+    if told is not None:
+        twin = replace(twin, drift=_drift(scene, policy, trace, seed, told, at_client, answers, part))
+    if wanted:
+        twin = replace(twin, scored=_scored(images, asked, at_client, plan.scorer))
     return twin, answers
+
+
+def _sample(n: int, first: int, count: int, seed: int) -> frozenset[int]:
+    """So many rows of those that count."""
+    rows = np.arange(first, n)
+    return frozenset(stream(seed, "scored").choice(rows, min(count, len(rows)), replace=False).tolist())
+
+
+def _at_times(
+    scene: Scene,
+    policy: PolicyConfig,
+    trace: Trace,
+    workload: Workload,
+    seed: int,
+    arrival_s: Floats,
+    copies: int,
+) -> Iterator[RunRecord]:
+    """The simulation at a live run's very times of arrival; then with its delays moved along.
+
+    They keep their order, from a random one on: where a server or a client stalls, many in a row are late.
+    """
+    late_s, rng = arrival_s - trace.arrival_s, stream(seed, "jitter")
+    drawn = (trace.arrival_s + np.roll(late_s, rng.integers(len(late_s))) for _ in range(copies))
+    for times in (arrival_s, *drawn):
+        order = np.argsort(times, kind="stable")
+        at_s = times[order]
+        moved = replace(
+            workload,
+            arrival_s=at_s,
+            deadline_s=at_s + scene.slo_s,
+            prompt=workload.prompt[order],
+            text=None if workload.text is None else workload.text[order],
+        )
+        yield simulate(scene, policy, trace, seed, workload=moved)
+
+
+def _drift(
+    scene: Scene,
+    policy: PolicyConfig,
+    trace: Trace,
+    seed: int,
+    told: dict[str, list[dict[str, Any]]],
+    live: RunRecord,
+    answers: Answers,
+    part: Callable[[RunRecord], RunRecord],
+) -> drift.Drift:
+    """What the workers' own times say, and the simulations with them."""
+    before, after = (
+        {(row["variant"], row["batch_size"]): row["seconds"] for row in told[when]}
+        for when in ("before", "after")
+    )
+    during = drift.batches_of(live, answers)
+    by_whose = {
+        "before": before, "after": after, "before and after": drift.pooled(before, after), "the live run": during
+    }  # fmt: skip
+    simulated = {
+        whose: part(simulate(scene, policy, trace, seed, hardware=drift.at_pace(scene.profile, times)))
+        for whose, times in by_whose.items()
+    }
+    return drift.Drift(drift.paces(scene.profile, before, during, after), simulated)
+
+
+def _scored(images: dict[int, bytes], asked: Asked, live: RunRecord, scorer: str) -> Scored:
+    from argus_sim.live.scoring import score
+
+    assert asked.profile is not None
+    texts = {row: asked.texts[asked.prompt[row]] for row in images}
+    return score(images, texts, live, asked.profile, scorer)
 
 
 def http_costs(answers: Answers, first: int = 0, behind_s: float = 0.0) -> dict[str, float]:
     """What stands between a request that is due and its image that is there, in real seconds.
 
     ``send_lag``: due to sent, at the client. ``round_trip``: what the client waited beyond what the server's
-    own clock counts: HTTP both ways, and timers, less ``behind_s``. ``arrival_spread``: how unequally late
-    requests arrive.
+    own clock counts: HTTP both ways, and timers, less ``behind_s``. ``arrival_lag``: due to arrived, by the
+    server's clock.
     """
     speed = answers.speed
     served = answers.status == 200
-    spread = answers.arrival_s - answers.due_s
     waited_s = (answers.received_s - answers.sent_s) - (answers.finish_s - answers.arrival_s)
     parts = {
         "send_lag": (answers.sent_s - answers.due_s) / speed,
         "round_trip": np.where(served, waited_s / speed - behind_s, np.nan),
-        "arrival_spread": (spread - np.nanmin(spread, initial=math.inf)) / speed,
+        "arrival_lag": (answers.arrival_s - answers.due_s) / speed,
     }
     costs = {}
     for name, values in parts.items():
@@ -157,7 +277,7 @@ def _quantile(values: Floats, share: float) -> float:
 
 
 @contextlib.contextmanager
-def server(arguments: Sequence[str], *, ready_s: float) -> Iterator[tuple[str, int]]:
+def server(arguments: Sequence[str], *, ready_s: float, end_s: float = _END_S) -> Iterator[tuple[str, int]]:
     """``argus-sim serve`` in a process of its own, on a free port; its address, and the process.
 
     Raises:
@@ -173,7 +293,7 @@ def server(arguments: Sequence[str], *, ready_s: float) -> Iterator[tuple[str, i
         finally:
             process.send_signal(signal.SIGTERM)
             try:
-                process.wait(_END_S)
+                process.wait(end_s)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

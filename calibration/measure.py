@@ -190,7 +190,16 @@ def _judges(wishes: Wishes, remark: Say) -> tuple[str, ...]:
             if not scorers.available(name):
                 scorers.build(name, device="cpu")  # fails with the reason, or downloads
         return wishes.scorers
-    if wishes.zoo == "shapes":
+    return default_scorers(wishes.zoo, remark)
+
+
+def default_scorers(zoo: str, remark: Say = lambda text: None) -> tuple[str, ...]:
+    """The scorers that a zoo's images are rated by where none is named.
+
+    Raises:
+        InputError: No scorer's weights are to be had.
+    """
+    if zoo == "shapes":
         folder = SHAPES / "shapes-clip"
         if not folder.is_dir():
             raise InputError("the shapes zoo's scorer is missing: give one with --scorers clip=FOLDER")

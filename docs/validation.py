@@ -2,6 +2,7 @@
 
 Live servers play against simulations as well, which takes some minutes and a machine without other work.
 The table of rankings is made from ``runs/fitted`` where that is; its experiment needs the recorded data sets.
+Kept live runs are shown from what ``argus-sim validate-live`` left in folders of ``runs/live``, if any.
 The cache's log is replayed where the environment has ``ARGUS_DATA`` (the recorded data sets) and
 ``ARGUS_LOG_EMBEDDINGS`` (a file that ``argus-calibrate embed`` made of the log); else its table stays as it is.
 """
@@ -36,6 +37,8 @@ LIVE = [
     ("argus", "start of the trace", []),
     ("argus", "at the peak, after 300 s of lead-in", ["--from-s", "peak", "--lead-in-s", "300"]),
 ]
+#: Runs of ``argus-sim validate-live`` that were kept, a folder each.
+PLAYED = PAGE.parent.parent / "runs" / "live"
 TESTS = ["tests/analytic/test_queues.py", "tests/golden/test_artefact.py"]
 
 
@@ -52,6 +55,9 @@ def main() -> int:
         tables = {"analytic": analytic(report), "artefact": artefact(report), "live": live(Path(folder))}
         if (FITTED / "summary.csv").is_file():
             tables["rankings"] = rankings(Results.load(FITTED).summary)
+        if PLAYED.is_dir():
+            files = sorted(PLAYED.glob("*/validation.json"))
+            tables["fidelity"] = fidelity({f.parent.name: json.loads(f.read_text("utf-8")) for f in files})
         for name, table in tables.items():
             text = put_between_marks(text, name, table, where=str(PAGE))
         if os.environ.get("ARGUS_DATA") and os.environ.get("ARGUS_LOG_EMBEDDINGS"):
@@ -136,6 +142,58 @@ def rankings(summary: pd.DataFrame) -> str:
 
 def _order(summary: pd.DataFrame, trace: str) -> str:
     return ", ".join(f"{policy} {mean:.3f}" for policy, mean in ranking(summary, trace).items())
+
+
+def fidelity(found: dict[str, dict[str, Any]]) -> str:
+    """Live runs, by name, against their simulations; real workers with the machine's pace beside."""
+    runs = [(name, one, run) for name, one in found.items() for run in one["runs"]]
+    emulated = [(one, run) for _, one, run in runs if one["workers"].endswith("emulated")]
+    real = [(name, one, run) for name, one, run in runs if "drift" in run]
+    lines = [""]
+    if emulated:
+        lines += [
+            "| emulated workers, policy | requests | throughput | violations | mean | p99 | quality "
+            "| jitter alone: throughput | violations | mean | p99 |",
+            "| --- | --- |" + " ---: |" * 9,
+        ]
+    for one, run in emulated:
+        metrics, jitter = run["metrics"], run.get("jittered", {}).get("errors", {})
+        names = ("effective_throughput_per_min", "slo_violation_ratio", "latency_mean_s", "latency_p99_s")
+        cells = [_share(metrics[name]["error"]) for name in names]
+        cells[1] += f" ({100 * metrics['slo_violation_ratio']['difference']:+.2f})"
+        cells.append(_share(metrics["relative_quality"]["error"]))
+        cells += [f"{_share(jitter[n]['low'])} to {_share(jitter[n]['high'])}" if jitter else "–" for n in names]
+        due = ", `--due-times`" if one["times of arrival"].startswith("as requests say") else ""
+        lines.append(
+            f"| {one['workers']}: {one['policy']} | {one['requests']}{due} | " + " | ".join(cells) + " |"
+        )
+    if real:
+        lines += [
+            "",
+            "| real workers | machine drift | batches over calibrated | simulated with the times of "
+            "| mean | p50 | p90 | p99 |",
+            "| --- | ---: | ---: | --- |" + " ---: |" * 4,
+        ]
+    for name, _, run in real:
+        who, drift = f"`{name}`", run["drift"]
+        own = {metric: row["error"] for metric, row in run["metrics"].items()}
+        paces = f"{_share(drift['machine_drift'])} | {_share(drift['during_over_both'])}"
+        for whose, errors in {"the profile": own, **drift["errors_with_times_of"]}.items():
+            cells = [_share(errors[f"latency_{which}_s"]) for which in ("mean", "p50", "p90", "p99")]
+            lines.append(f"| {who} | {paces} | {whose} | " + " | ".join(cells) + " |")
+            who, paces = "", " | "
+    lines += [
+        f"\n`{name}`: {s['metric']} of {s['images']} images: profile {s['profile']:.2f}, "
+        f"live {s['live']:.2f}, {_share(s['error'])} ± {100 * s['half_width']:.2f}."
+        for name, _, run in real
+        for s in [run.get("scored")]
+        if s
+    ]
+    return "\n".join([*lines, ""])
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:+.2f} %"
 
 
 def cache() -> str:

@@ -11,12 +11,26 @@ import numpy as np
 import pytest
 
 from argus_sim.domain import Outcome
-from argus_sim.fidelity import COMPARED, MIX, Twin, compare, counted, errors, mix, plain, table, write_page
+from argus_sim.fidelity import (
+    COMPARED,
+    MIX,
+    Twin,
+    compare,
+    counted,
+    errors,
+    extra_tables,
+    mix,
+    plain,
+    sensitivity,
+    table,
+    write_page,
+)
 from argus_sim.metrics import summarise
+from argus_sim.record import RunRecord
 from argus_sim.runner import no_nan
 from tests.make_record import make_record
 
-HTTP = {f"{k}_{q}_s": 0.001 for k in ("send_lag", "round_trip", "arrival_spread") for q in ("p50", "p99", "max")}
+HTTP = {f"{k}_{q}_s": 0.001 for k in ("send_lag", "round_trip", "arrival_lag") for q in ("p50", "p99", "max")}
 
 
 def test_the_same_outcomes_have_no_error_at_all() -> None:
@@ -70,6 +84,28 @@ def test_what_only_warms_up_does_not_count() -> None:
     assert part.duration_s == record.duration_s - record.arrival_s[1000]
     assert summarise(part)["arrived"] == 2000
     assert counted(record, 0, 0.0) is record
+
+
+def test_what_arrivals_did_is_told_from_what_else_differs() -> None:
+    simulated = make_record()
+
+    def slower(factor: float) -> RunRecord:
+        return replace(
+            simulated, finish_s=simulated.arrival_s + factor * (simulated.finish_s - simulated.arrival_s)
+        )
+
+    live = slower(1.1)
+    twin = Twin(1, simulated, live, live, HTTP, at_arrivals=slower(1.1), jittered=(slower(0.95), slower(1.2)))
+    rows = {metric: values for metric, *values in sensitivity(twin)}
+    assert rows["latency_mean_s"] == pytest.approx([0.1, 0.0, -0.05, 0.2])
+    assert rows["slo_violation_ratio"] == pytest.approx([0.0, 0.0, 0.0, 0.0])
+    headings, cells = extra_tables(twin)[0]
+    assert headings[-1] == "2 jittered copies"
+    assert cells[2][1:] == ["+10.00 %", "+0.00 %", "-5.00 % to +20.00 %"]
+    said = plain([twin])["runs"][0]
+    assert said["jittered"]["copies"] == 2
+    assert said["error_at_live_arrivals"]["latency_mean_s"] == pytest.approx(0.0)
+    assert extra_tables(replace(twin, at_arrivals=None)) == []
 
 
 def test_several_runs_have_an_interval_and_one_page(tmp_path: Path) -> None:

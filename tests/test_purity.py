@@ -33,7 +33,7 @@ LAYERS = {
     0: {"errors", "domain", "__version__"},
     1: {"provenance", "columns", "record", "profile", "profile_checks", "profile_tables", "profile_import"}
     | {"profile_changes", "rating_profile", "ratings", "prompt_stream", "textfile", "embeddings", "similarity"}
-    | {"trace", "tracefile", "trace_stats", "rate", "arrivals", "fitted", "fit", "importers"},
+    | {"trace", "tracefile", "trace_stats", "rate", "arrivals", "fitted", "fit", "fourier", "importers"},
     2: {"core"},
     3: {"policies"},
     4: {"simulation", "live", "workload"},
@@ -106,8 +106,8 @@ def test_imports_run_one_way(path: Path) -> None:
         assert rank(name) <= rank(mine), f"{mine} imports {name}"
 
 
-#: Real workers run the very pipelines that were calibrated, and prompts are compared as they were.
-RUNS_WHAT_WAS_CALIBRATED = {f"argus_sim.live.{name}" for name in ("zoo", "painter", "librarian")}
+#: Real workers run the very pipelines that were calibrated, and prompts and images are judged as they were.
+RUNS_WHAT_WAS_CALIBRATED = {f"argus_sim.live.{name}" for name in ("zoo", "painter", "librarian", "scoring")}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_of)

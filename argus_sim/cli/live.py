@@ -53,7 +53,9 @@ def serve(
     device: Annotated[
         str | None, typer.Option(help="cpu, or cuda: a GPU for each worker, by number. By default cpu.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of each worker on a CPU; one by default.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of each worker on a CPU; by default the profile's.")
+    ] = None,
     cache: Annotated[
         Path | None,
         typer.Option(
@@ -101,6 +103,18 @@ def serve(
     transcript: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write all happenings and commands here, as JSON lines.")
     ] = None,
+    timings: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Diffusers workers only: time the variants before the first request and after the last, on the "
+            "workers themselves, and write that here as JSON.",
+        ),
+    ] = None,
+    timed: Annotated[
+        list[str] | None,
+        typer.Option("--time", metavar="VARIANT@SIZE", help="What --timings times; repeatable. All by default."),
+    ] = None,
     quiet: output.Quiet = False,
 ) -> None:
     """Serve images under an experiment's policy, by the OpenAI images API.
@@ -120,11 +134,14 @@ def serve(
     for_pipelines = {
         "zoo": zoo, "weights": weights, "device": device, "threads": threads, "cache": cache,
         "cache_bytes": cache_bytes, "embedding": embedding, "qdrant": qdrant, "ray_address": ray_address,
+        "timings": timings,
     }  # fmt: skip
     given: dict[str, Any] = {name: value for name, value in for_pipelines.items() if value is not None}
     if workers == "emulated" and given:
         option = "--" + next(iter(given)).replace("_", "-")
         raise InputError("is for --workers diffusers: emulated ones run no pipelines", where=option)
+    if timed and timings is None:
+        raise InputError("says what --timings times; give that too", where="--time")
     if workers == "diffusers" and zoo is None:
         raise InputError("diffusers workers need it: the zoo that the profile was calibrated on", where="--zoo")
     try:
@@ -147,7 +164,7 @@ def serve(
         speed,
         hold,
         scene.experiment.seed if seed is None else seed,
-        live.PipelinesConfig(**given) if given else None,
+        live.PipelinesConfig(**given, timed=tuple(timed or ())) if given else None,
         due_times=due_times,
     )
     handler = logging.StreamHandler()

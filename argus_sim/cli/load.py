@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -71,6 +72,10 @@ def load(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Send this in each body, e.g. model=sdxl; repeatable."),
     ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Keep the images here, by the number of their request: 000000.png, ..."),
+    ] = None,
     as_json: output.Json = False,
     quiet: output.Quiet = False,
 ) -> None:
@@ -95,19 +100,43 @@ def load(
     asked, experiment = _asked(trace, profile, prompts, slo_s, from_s, requests, seed)
     experiment = loads.measured(experiment, policy_label)  # a bad label is found before anything is sent
     fields = _fields(field or [])
+    keep = None if images is None else keep_in(images)
+    if keep is not None:
+        fields = {"response_format": "b64_json"} | fields
     target = Target(url, os.environ.get("ARGUS_API_KEY") or None, timeout_s, max_open)
-    answers = send(target, asked, [body(text, fields) for text in asked.texts], speed=speed, quiet=quiet)
+    bodies = [body(text, fields) for text in asked.texts]
+    answers = send(target, asked, bodies, speed=speed, on_image=keep, quiet=quiet)
     told = loads.Told(policy_label, experiment, re.sub(r"//[^/@]*@", "//", url))  # without a password
     summary = loads.conclude(told, asked, answers, out)
     warning = loads.lag_warning(asked, answers)
     if warning:
         output.remark(f"warning: {warning}")
     _say(out, summary, answers, loads.facts(told, asked, answers), as_json=as_json)
+    if images is not None:
+        output.remark(f"{len(list(images.glob('*.png'))):,} images are in {images}", quiet=quiet)
     if answers.stopped_s is not None:
         output.remark(
             f"interrupted at {answers.stopped_s:.0f} s of the trace; what was sent until then is written"
         )
         raise typer.Exit(130)
+
+
+def keep_in(folder: Path) -> Callable[[int, bytes], None]:
+    """Writes images into an empty folder, each under the number of its request.
+
+    Raises:
+        InputError: It is no empty folder.
+    """
+    from argus_sim.report import write_atomically
+
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError("is not an empty folder", where=f"--images {folder}")
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def keep(row: int, image: bytes) -> None:
+        write_atomically(folder / f"{row:06d}.png", image)
+
+    return keep
 
 
 def extra_missing(error: ImportError) -> InputError:
@@ -204,7 +233,14 @@ def _fields(settings: list[str]) -> dict[str, Any]:
 
 
 def send(
-    target: Target, asked: Asked, bodies: list[bytes], *, speed: float, warm_up: int = 0, quiet: bool = False
+    target: Target,
+    asked: Asked,
+    bodies: list[bytes],
+    *,
+    speed: float,
+    warm_up: int = 0,
+    on_image: Callable[[int, bytes], None] | None = None,
+    quiet: bool = False,
 ) -> Answers:
     """Play the requests; Ctrl-C and SIGTERM stop it, and what there is until then is returned."""
     import asyncio
@@ -219,7 +255,9 @@ def send(
             loop.add_signal_handler(number, stop.set)
         try:
             due_s, of = asked.trace.arrival_s, asked.prompt.tolist()
-            return await play(target, due_s, bodies, of, speed=speed, stop=stop, warm_up=warm_up)
+            return await play(
+                target, due_s, bodies, of, speed=speed, stop=stop, warm_up=warm_up, on_image=on_image
+            )
         finally:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +26,8 @@ app = typer.Typer()
     epilog=output.examples(
         "argus-sim validate-live fig7 --policy static --speed 60",
         "argus-sim validate-live fig7 --policy argus --speed 60 --from-s peak --due-times 2 --repeat 3",
-        "argus-sim validate-live shapes --policy argus --workers diffusers --requests 300 -- --zoo shapes",
+        "argus-sim validate-live shapes --policy argus --workers diffusers --requests 300 --time-workers "
+        "--score 300 -- --zoo shapes",
     ),
 )
 def validate_live(
@@ -62,6 +64,30 @@ def validate_live(
             "runs S real seconds late.",
         ),
     ] = None,
+    jittered: Annotated[
+        int,
+        typer.Option(
+            metavar="K",
+            min=0,
+            help="Emulated workers only: simulate K times with the live arrivals' delays at other requests, to "
+            "see how much that alone changes.",
+        ),
+    ] = 20,
+    time_workers: Annotated[
+        bool,
+        typer.Option(
+            "--time-workers",
+            help="Real workers only: time the variants on the workers before and after the load; say how the "
+            "machine's pace changed, and simulate with these times.",
+        ),
+    ] = False,
+    score: Annotated[
+        int,
+        typer.Option(metavar="N", min=0, help="Real workers only: rate N of the images, as the profile's were."),
+    ] = 0,
+    scorer: Annotated[
+        str | None, typer.Option(metavar="NAME=FOLDER", help="What rates them; by default the zoo's own.")
+    ] = None,
     repeat: Annotated[int, typer.Option(metavar="R", min=1, help="Runs, each with a seed of its own.")] = 1,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the first; by default the experiment's.")] = None,
     settings: output.Settings = None,
@@ -87,6 +113,11 @@ def validate_live(
     except ImportError as error:
         raise extra_missing(error) from None
     plan = _plan(requests, from_s, lead_in_s, speed, workers, due_times)
+    plan = replace(plan, jittered=jittered if plan.emulated and due_times is None else 0)
+    if plan.emulated and (time_workers or score):
+        raise InputError("is for real workers", where="--time-workers" if time_workers else "--score")
+    if scorer is not None and not score:
+        raise InputError("says what rates images; give --score too", where="--scorer")
     if out.exists() and not out.is_dir():
         raise InputError("is not a folder", where=str(out))
     path = find_experiment(experiment)
@@ -95,14 +126,20 @@ def validate_live(
     config = _trace(scene, trace)
     serve = [str(path), "--workers", workers]
     serve += [word for setting in settings or [] for word in ("--set", setting)] + context.args
+    if score:
+        from argus_sim.live.scoring import scorer_of
+
+        plan = replace(plan, scored=score, scorer=scorer_of(scene.profile, _zoo(context.args), scorer))
+    plan = replace(plan, timed=time_workers)
     first = scene.experiment.seed if seed is None else seed
     twins: list[Twin] = []
     try:
         for number in range(repeat):
             twin, answers = validate.twin_of(
                 scene, chosen, config, first + number, plan, serve,
-                lambda target, asked, bodies: send(
-                    target, asked, bodies, speed=speed, warm_up=validate.CONNECTIONS, quiet=quiet
+                lambda target, asked, bodies, on_image: send(
+                    target, asked, bodies, speed=speed, warm_up=validate.CONNECTIONS, on_image=on_image,
+                    quiet=quiet,
                 ),
             )  # fmt: skip
             twins.append(twin)
@@ -139,6 +176,16 @@ def _plan(
         where = "--speed" if speed != 1 else "--due-times"
         raise InputError(f"only emulated workers can be told their time; {workers} take their own", where=where)
     return Plan(requests, begin_s, lead_in_s, speed, due_times, emulated)
+
+
+def _zoo(arguments: list[str]) -> str:
+    """The zoo that is named in arguments for serve; "" if none is, which serve will say."""
+    for index, word in enumerate(arguments):
+        if word.startswith("--zoo="):
+            return word.removeprefix("--zoo=")
+        if word == "--zoo" and index + 1 < len(arguments):
+            return arguments[index + 1]
+    return ""
 
 
 def _trace(scene: Scene, name: str | None) -> Any:
@@ -191,16 +238,19 @@ def _write(
 
 
 def _say(twins: list[Twin], facts: list[tuple[str, str]], out: Path) -> None:
-    from argus_sim.fidelity import errors, http_words, interval_text, named, table
+    from argus_sim.fidelity import errors, extra_tables, interval_text, named, table, words
 
     for what, value in facts[:-1]:
         output.say(f"{what}: {value}")
     for twin in twins:
         output.say()
-        headings = (f"seed {twin.seed}", "simulated", "live", "error", "client's clock", "error")
-        output.show(output.grid(headings, table(twin)))
-        for what, value in http_words(twin.http):
-            output.say(f"{what}, median / p99: {value}")
+        first = (f"seed {twin.seed}", "simulated", "live", "error", "client's clock", "error")
+        output.show(output.grid(first, table(twin)))
+        for headings, rows in extra_tables(twin):
+            output.say()
+            output.show(output.grid(headings, rows))
+        for what, value in words(twin):
+            output.say(f"{what}: {value}")
     if len(twins) > 1:
         output.say()
         output.show(

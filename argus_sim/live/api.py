@@ -6,6 +6,7 @@ import base64
 import json
 import math
 import secrets
+import time
 from collections import OrderedDict
 from typing import Annotated, Any, Literal
 
@@ -95,9 +96,27 @@ def due_s(header: str | None) -> float | None:
     return value
 
 
+def since_s(header: str) -> float:
+    """Real seconds since a client on this machine began, which says so by the machine's monotonic clock.
+
+    Raises:
+        ApiError: It is no time of this clock within the last minute (400).
+    """
+    try:
+        since_s = time.monotonic() - float(header)
+    except ValueError:
+        since_s = math.nan
+    if not 0 <= since_s <= 60:
+        message = f"x-argus-began-s: {header[:40]!r} is not within the last minute of this machine's clock"
+        raise ApiError(400, message, param="x-argus-began-s", code="invalid_value")
+    return since_s
+
+
 def rejection(rejected: Rejected, retry_after_s: int) -> ApiError:
     """What a client is told of a request that will not be served."""
     headers = {"retry-after": str(retry_after_s)}
+    if rejected.arrival_s is not None:
+        headers["x-argus-arrival-s"] = f"{rejected.arrival_s:.6f}"
     if not rejected.lost:
         return ApiError(429, f"Not served: {rejected.reason}", code="rate_limit_exceeded", headers=headers)
     return ApiError(503, f"Not served: {rejected.reason}", code="server_unavailable", headers=headers)

@@ -7,10 +7,13 @@ counts from the time it was due, not from the time at which somebody got round t
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import contextlib
 import gc
 import json
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,6 +51,8 @@ class Target:
         keepalive_s: Idle connections are closed after this; below what servers wait, or a request may be sent on
             a connection that the server is just closing.
         due_times: Say in a header when a request is due.
+        began: Say in a header when the trace began, by the monotonic clock of this machine: for a server on it
+            whose time begins with the first request.
     """
 
     url: str
@@ -56,6 +61,7 @@ class Target:
     max_open: int = 10_000
     keepalive_s: float = 4.0
     due_times: bool = False
+    began: bool = False
 
 
 @dataclass
@@ -121,8 +127,8 @@ class Answers:
             getattr(self, kind).append(text)
         return codes[text]
 
-    def served(self, row: int, headers: Mapping[str, str]) -> None:
-        """Note what a server of ours says of an image; what is not said or not sound stays unknown."""
+    def said(self, row: int, headers: Mapping[str, str]) -> None:
+        """Note what a server of ours says of a request; what is not said or not sound stays unknown."""
         for name, column in (
             ("arrival-s", self.arrival_s),
             ("finish-s", self.finish_s),
@@ -150,6 +156,7 @@ async def play(
     stop: asyncio.Event | None = None,
     warm_up: int = 0,
     on_progress: Callable[[int], None] = lambda sent: None,
+    on_image: Callable[[int, bytes], None] | None = None,
 ) -> Answers:
     """Send every request when it is due.
 
@@ -161,6 +168,8 @@ async def play(
         stop: When set, no more is sent, and what is open is given up: it stays :data:`OPEN`.
         warm_up: So many connections are opened first, by requests that ask for no image. For servers of ours.
         on_progress: Told now and then how many have been sent.
+        on_image: Given the image of each request (its row) that an answer holds: bodies must have asked for
+            ``b64_json``.
 
     Raises:
         InputError: There is no server at the address.
@@ -178,7 +187,7 @@ async def play(
     )
     async with session:
         await _knock(session, target.url, warm_up)
-        sender = _Sender(session, target, answers, stop or asyncio.Event())
+        sender = _Sender(session, target, answers, stop or asyncio.Event(), on_image)
         gc.collect()
         gc.freeze()  # collections that walked all that is here would make requests late
         try:
@@ -217,9 +226,15 @@ class _Sender:
     """The requests of one run."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, target: Target, answers: Answers, stop: asyncio.Event
+        self,
+        session: aiohttp.ClientSession,
+        target: Target,
+        answers: Answers,
+        stop: asyncio.Event,
+        on_image: Callable[[int, bytes], None] | None,
     ) -> None:
         self._session, self._target, self._answers, self._stop = session, target, answers, stop
+        self._on_image = on_image
         self._url = f"{target.url}{PATH}"
         self._loop = asyncio.get_running_loop()
         self._zero_s = 0.0
@@ -272,21 +287,32 @@ class _Sender:
 
     async def _send(self, row: int, due_s: float, body: bytes) -> None:
         answers = self._answers
-        headers = {"x-argus-due-s": f"{due_s:.9f}"} if self._target.due_times else None
+        headers = {}
+        if self._target.due_times:
+            headers["x-argus-due-s"] = f"{due_s:.9f}"
+        if self._target.began:
+            headers["x-argus-began-s"] = f"{time.monotonic() - self._now_s() / answers.speed:.9f}"
         answers.sent_s[row] = self._now_s()
         try:
             async with self._session.post(self._url, data=body, headers=headers) as response:
                 if response.status == 200:
-                    size = 0
+                    size, kept = 0, bytearray()
                     async for chunk in response.content.iter_any():
                         size += len(chunk)
+                        if self._on_image is not None:
+                            kept += chunk
                     answers.received_s[row] = self._now_s()
                     answers.bytes[row] = size
-                    answers.served(row, response.headers)
+                    answers.said(row, response.headers)
+                    if self._on_image is not None:
+                        image = image_in(kept)
+                        if image is not None:
+                            self._on_image(row, image)
                 else:
                     text = await response.content.read(_MAX_ERROR_BYTES)
                     answers.received_s[row] = self._now_s()
                     answers.bytes[row] = len(text)
+                    answers.said(row, response.headers)
                     answers.reason[row] = answers.code("reasons", _reason(response.status, text))
                 answers.status[row] = response.status
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
@@ -298,6 +324,14 @@ class _Sender:
 async def _all_of(tasks: set[asyncio.Task[None]]) -> None:
     if tasks:
         await asyncio.wait(tasks)
+
+
+def image_in(answer: bytes | bytearray) -> bytes | None:
+    """The first image that an answer holds; None where it holds none, but a link."""
+    try:
+        return base64.b64decode(json.loads(answer)["data"][0]["b64_json"], validate=True)
+    except (ValueError, LookupError, TypeError, binascii.Error):
+        return None
 
 
 def _reason(status: int, body: bytes) -> str:

@@ -47,12 +47,16 @@ class Served:
 
 
 class Rejected(Exception):
-    """The request will not be served; ``lost`` when that is the cluster's fault."""
+    """The request will not be served; ``lost`` when that is the cluster's fault.
+
+    ``arrival_s`` is when it had arrived, on the host's clock; None where the engine never heard of it.
+    """
 
     def __init__(self, reason: str, *, lost: bool) -> None:
         super().__init__(reason)
         self.reason = reason
         self.lost = lost
+        self.arrival_s: float | None = None
 
 
 class Workers(Protocol):
@@ -200,6 +204,12 @@ class Executor:
         if futures:
             await asyncio.wait(futures, timeout=grace_s)
 
+    def begin(self, at_s: float) -> None:
+        """Let a held clock begin: it is ``at_s`` now, less the time by which it is late on purpose."""
+        if self.clock.held:
+            self.clock.release(at_s)
+            self._arm()
+
     def submit(
         self, prompt: int, text: str, seed: int | None = None, *, due_s: float | None = None
     ) -> asyncio.Future[Served]:
@@ -214,9 +224,7 @@ class Executor:
         Returns:
             A future of the image; its exception is :class:`Rejected`.
         """
-        if self.clock.held:
-            self.clock.release(due_s or 0.0)
-            self._arm()
+        self.begin(due_s or 0.0)
         now = self._advance()
         future: asyncio.Future[Served] = asyncio.get_running_loop().create_future()
         if due_s is None or due_s <= now:
@@ -377,6 +385,7 @@ class Executor:
         if isinstance(result, Served):
             self._listener.served(result)
         else:
+            result.arrival_s = self.engine.requests.arrival_s[row]
             self._listener.rejected(result.reason, result.lost)
         self._jobs.pop(row, None)
         self._cache.release(row)

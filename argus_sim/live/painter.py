@@ -18,7 +18,7 @@ from argus_sim.errors import InputError
 from argus_sim.live.zoo import LiveZoo, Recipe
 from calibration.approximations import LatentRecorder, Run, parse
 from calibration.hardware import resolve_device
-from calibration.latency import Workload
+from calibration.latency import Workload, measure
 from calibration.loads import release, synchronise
 from calibration.pipelines import default_side, load, need_torch
 
@@ -87,6 +87,27 @@ class Painted:
     unreadable: tuple[Path, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Time:
+    """Run batches of a variant again and again, as calibration does; its model is on the device.
+
+    Attributes:
+        size: Images in a batch.
+        budget_s: Real seconds after which no further batch is begun.
+    """
+
+    variant: int
+    size: int
+    budget_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """How long each batch took, warm-up left out."""
+
+    seconds: tuple[float, ...]
+
+
 def prepare(zoo: LiveZoo, gpu: int) -> Callable[[Any], Any]:
     """Set a worker process up.
 
@@ -111,6 +132,8 @@ def prepare(zoo: LiveZoo, gpu: int) -> Callable[[Any], Any]:
                 return Loaded(model)
             case Paint(variant, wishes, carry):
                 return painter.paint(zoo.recipes[variant], wishes, carry)
+            case Time(variant, size, budget_s):
+                return painter.time(zoo.recipes[variant], size, budget_s)
         raise TypeError(f"no message for a worker: {message!r}")
 
     return handle
@@ -185,6 +208,14 @@ class Painter:
         tensors = {str(step): batch[position].contiguous().cpu() for step, batch in recorder.latents.items()}
         content: bytes = save(tensors, {"model": str(self._zoo.cached_model), "prompt": prompt})
         return content
+
+    def time(self, recipe: Recipe, size: int, budget_s: float) -> Timed:
+        """What calibration would measure of a variant, in this very process."""
+        work = self._work
+        if work is None:
+            raise RuntimeError("no model is loaded")
+        self._apply(work, recipe.approximation)
+        return Timed(measure(work.timed(parse(recipe.approximation), size), budget_s=budget_s).seconds)
 
     def _apply(self, work: Workload, approximation: str) -> None:
         """What is applied stays until another variant runs: some approximations take long to apply."""

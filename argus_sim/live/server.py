@@ -146,6 +146,10 @@ class Service:
             raise api.rejection(Rejected("too many requests are waiting", lost=False), self._retry_after_s())
         prompt = self._prompt_of(wish.prompt)
         due_s = api.due_s(request.headers.get("x-argus-due-s")) if self.config.due_times else None
+        began = request.headers.get("x-argus-began-s")
+        if began is not None and self.executor.clock.held:
+            # Else the first request's time on the way would be taken off all others: they would come early.
+            self.executor.begin(api.since_s(began) * self.executor.clock.speed)
         seeds = [None if wish.seed is None else wish.seed + i for i in range(number)]
         futures = [self.executor.submit(prompt, wish.prompt, seed, due_s=due_s) for seed in seeds]
         results = await asyncio.gather(*futures, return_exceptions=True)

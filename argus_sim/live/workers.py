@@ -102,6 +102,14 @@ class DiffusersWorkers:
         await asyncio.gather(*stops)
         await self._machines.close()
 
+    async def ask(self, worker: int, message: Any, answer: type[Any]) -> Any:
+        """Say something to a worker that the engine is not to hear of; returns the answer, of that type.
+
+        Raises:
+            InputError: The worker went down instead.
+        """
+        return await self._workers[worker].ask(message, answer)
+
     @property
     def pids(self) -> list[int | None]:
         """Process ids, in the workers' order."""
@@ -114,6 +122,7 @@ class _Worker:
         self._first_load: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._first_load.add_done_callback(lambda first: first.cancelled() or first.exception())
         self._running: Paint | None = None
+        self._asked: tuple[asyncio.Future[Any], type[Any]] | None = None
         self.process = machines.worker(index, self)
 
     async def start(self, model: str) -> None:
@@ -126,8 +135,22 @@ class _Worker:
         self._running = batch
         self.process.send(batch)
 
+    async def ask(self, message: Any, answer: type[Any]) -> Any:
+        if not self.process.is_up:
+            raise InputError(f"worker {self._index} is not up")
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._asked = future, answer
+        self.process.send(message)
+        try:
+            return await future
+        finally:
+            self._asked = None
+
     def on_message(self, message: Any) -> None:
         host = self._host
+        if self._asked is not None and isinstance(message, self._asked[1]) and not self._asked[0].done():
+            self._asked[0].set_result(message)
+            return
         match message:
             case Loaded() if not self._first_load.done():
                 self._first_load.set_result(None)
@@ -143,6 +166,8 @@ class _Worker:
 
     def on_down(self, why: str) -> None:
         self._tell_cache((), ())
+        if self._asked is not None and not self._asked[0].done():
+            self._asked[0].set_exception(InputError(f"worker {self._index} went down while it was timed: {why}"))
         if not self._first_load.done():
             self._first_load.set_exception(InputError(f"worker {self._index} cannot start: {why}"))
             return

@@ -97,6 +97,18 @@ def test_a_load_leaves_a_run(tmp_path: Path, server: str, call_json: Callable[..
     assert main(["compare", str(out), str(out), "--quiet"]) == 0
 
 
+def test_images_are_kept_by_request(tmp_path: Path, server: str, call: Callable[..., str]) -> None:
+    images = tmp_path / "images"
+    arguments = ["load", write_trace(tmp_path), "--url", server, "--profile", tmp_path / "profile"]
+    arguments += ["--speed", "100", "--requests", "5", "--out", tmp_path / "out", "--images", images]
+    call(*arguments, "--quiet")
+    outcomes = Results.load(tmp_path / "out").run("measured").outcomes
+    served = outcomes[outcomes["finish_s"].notna()]
+    assert len(served)
+    assert sorted(os.listdir(images)) == [f"{row:06d}.png" for row in served["request"]]
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in images.iterdir())
+
+
 def test_ctrl_c_writes_what_is_there(tmp_path: Path, mute: str) -> None:
     out, trace = tmp_path / "out", write_trace(tmp_path)
     prompts = tmp_path / "prompts.txt"
@@ -151,6 +163,14 @@ def test_a_bad_load_is_one_message(
     assert not (tmp_path / "out").exists()
 
 
+def test_images_of_others_are_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "precious.txt").write_text("mine")
+    arguments = ["bursty", "--url", "http://127.0.0.1:9", "--profile", "artefact-a100", "--quiet"]
+    assert main(["load", *arguments, "--out", str(tmp_path / "out"), "--images", str(tmp_path)]) == 2
+    assert "is not an empty folder" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["precious.txt"]
+
+
 def test_another_folder_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "precious.txt").write_text("mine")
     arguments = ["bursty", "--url", "http://127.0.0.1:9", "--profile", "artefact-a100", "--out", str(tmp_path)]
@@ -182,6 +202,24 @@ def test_validate_live_compares_both(tmp_path: Path, call: Callable[..., str]) -
     assert sorted(os.listdir(out)) == ["validation.html", "validation.json"]
 
 
+def test_what_jitter_alone_does_is_said(tmp_path: Path, call: Callable[..., str]) -> None:
+    out = tmp_path / "out"
+    text = call(
+        "validate-live", write_experiment(tmp_path), "--policy", "static", "--speed", "20", "--requests", "30",
+        "--jittered", "3", "--out", out, "--quiet",
+    )  # fmt: skip
+    assert "3 jittered copies" in text
+    run = json.loads((out / "validation.json").read_text("utf-8"))["runs"][0]
+    assert run["jittered"]["copies"] == 3
+    for metric, error in run["error_at_live_arrivals"].items():
+        assert abs(error) < 1e-5, metric
+    spread = run["jittered"]["errors"]["latency_mean_s"]
+    assert spread["low"] <= spread["high"]
+    # Nothing arrives before it is due: the server's time began when the client's did.
+    assert run["http"]["arrival_lag_p50_s"] > 0
+    assert "3 jittered copies" in (out / "validation.html").read_text("utf-8")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -194,6 +232,9 @@ def test_validate_live_compares_both(tmp_path: Path, call: Callable[..., str]) -
         (["--policy", "argus", "--workers", "diffusers", "--speed", "2"], "only emulated workers"),
         (["--policy", "argus", "--workers", "abacus"], "abacus"),
         (["--policy", "argus", "--due-times", "0"], "--due-times"),
+        (["--policy", "argus", "--time-workers"], "--time-workers: is for real workers"),
+        (["--policy", "argus", "--score", "5"], "--score: is for real workers"),
+        (["--policy", "argus", "--scorer", "clip"], "--scorer: says what rates"),
         (["--policy", "argus", "--set", "cluster.faults=[{kind: crash, at_s: 1}]"], "faults"),
     ],
 )

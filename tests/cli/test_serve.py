@@ -50,6 +50,8 @@ def test_a_server_answers_and_ends_at_sigterm(tmp_path: Path) -> None:
         (["--policy", "argus", "--workers", "abacus"], "Allowed: diffusers, emulated"),
         (["--policy", "argus", "--workers", "diffusers"], "--zoo: diffusers workers need it"),
         (["--policy", "argus", "--zoo", "shapes"], "--zoo: is for --workers diffusers"),
+        (["--policy", "argus", "--timings", "t.json"], "--timings: is for --workers diffusers"),
+        (["--policy", "argus", "--time", "big@1"], "--time: says what --timings times"),
         (["--policy", "argus", "--workers", "diffusers", "--zoo", "shape"], "did you mean 'shapes'"),
         (["--policy", "argus", "--workers", "diffusers", "--zoo", "shapes"], "zoo 'shapes' has no model 'big'"),
         (["--policy", "argus", "--workers", "diffusers", "--zoo", "shapes", "--speed", "2"], "--speed"),

@@ -16,7 +16,7 @@ from aiohttp import web
 from argus_sim.domain import Outcome
 from argus_sim.errors import InputError
 from argus_sim.experiment import Experiment
-from argus_sim.live.client import FAILED, OPEN, Answers, Target, body, play
+from argus_sim.live.client import FAILED, OPEN, Answers, Target, body, image_in, play
 from argus_sim.load import Asked, Told, arrivals_from, conclude, lag_warning, record_of
 from argus_sim.metrics import summarise
 from argus_sim.policies import registry
@@ -65,6 +65,25 @@ def test_what_is_not_said_stays_empty() -> None:
     assert (answers.bytes > 10).all()
     frame = record.frame()
     assert frame["variant"].isna().all()
+
+
+def test_images_are_given_by_row_and_links_are_none() -> None:
+    async def answer(number: int, request: web.Request) -> web.StreamResponse:
+        if number == 1:
+            return web.json_response({"data": [{"url": "http://elsewhere"}]})
+        return await image(number, request)
+
+    images: dict[int, bytes] = {}
+
+    async def test() -> None:
+        async with fake(answer) as (url, _):
+            due_s = np.array([0.0, 0.2, 0.4])
+            await play(Target(url), due_s, [b"{}"], [0, 0, 0], on_image=images.__setitem__)
+
+    asyncio.run(asyncio.wait_for(test(), 60))
+    assert images == {0: b"hi", 2: b"hi"}
+    assert image_in(b"no JSON") is None
+    assert image_in(b'{"data": [{"b64_json": "?"}]}') is None
 
 
 def test_what_is_said_is_noted_and_nonsense_is_not() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,34 @@ def test_a_time_that_is_none_is_refused(tmp_path: Path, due: str) -> None:
                 response = await client.post(PATH, json={"prompt": "a fox"}, headers={"x-argus-due-s": due})
                 assert response.status_code == 400
                 assert response.json()["error"]["param"] == "x-argus-due-s"
+            assert service.executor.engine.arrived == 0
+
+    asyncio.run(asyncio.wait_for(test(), 60))
+
+
+def test_time_begins_when_the_client_says_and_only_once(tmp_path: Path) -> None:
+    """Else the first request would arrive at 0, and all that take less time on the way before they are due."""
+
+    async def test() -> None:
+        async with running(make_scene(tmp_path)) as (url, _), httpx.AsyncClient(base_url=url) as client:
+            began = {"x-argus-began-s": str(time.monotonic() - 0.25)}
+            first = await client.post(PATH, json={"prompt": "a fox"}, headers=began)
+            assert float(first.headers["x-argus-arrival-s"]) >= 250  # at a thousand times real speed
+            later = {"x-argus-began-s": str(time.monotonic() - 20)}
+            second = await client.post(PATH, json={"prompt": "a fox"}, headers=later)
+            assert float(second.headers["x-argus-arrival-s"]) < 20_000
+
+    asyncio.run(asyncio.wait_for(test(), 60))
+
+
+@pytest.mark.parametrize("began", ["soon", "nan", "1e999", "-1e9", "{now} + 9"])
+def test_a_beginning_that_is_none_is_refused(tmp_path: Path, began: str) -> None:
+    async def test() -> None:
+        async with running(make_scene(tmp_path)) as (url, service), httpx.AsyncClient(base_url=url) as client:
+            header = began if "now" not in began else str(time.monotonic() + 9)
+            response = await client.post(PATH, json={"prompt": "a fox"}, headers={"x-argus-began-s": header})
+            assert response.status_code == 400
+            assert response.json()["error"]["param"] == "x-argus-began-s"
             assert service.executor.engine.arrived == 0
 
     asyncio.run(asyncio.wait_for(test(), 60))

@@ -102,6 +102,7 @@ def test_a_rejection_says_when_to_come_back(tmp_path: Path) -> None:
             assert set(statuses) == {200, 429}
             refused = next(r for r in responses if r.status_code == 429)
             assert int(refused.headers["retry-after"]) >= 1
+            assert float(refused.headers["x-argus-arrival-s"]) >= 0
             assert refused.json()["error"]["code"] == "rate_limit_exceeded"
             assert service.executor.waiting == 0
             metrics = (await client.get("/metrics")).text

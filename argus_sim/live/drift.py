@@ -1,0 +1,160 @@
+"""Has the machine kept its pace? Service times before, in and after a live run, and simulations with each.
+
+A profile that was measured a minute ago need not hold now: on a shared machine, work that took 0.26 s takes
+0.32 s a minute later. So what live and simulated differ by is told apart: by how much the machine's pace has
+changed, and what is left when the simulated workers have the times that this machine had.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from argus_sim.live.client import Answers
+from argus_sim.profile import Profile
+from argus_sim.record import Floats, RunRecord
+
+#: (variant, batch size) -> how long each batch took, seconds.
+Times = Mapping[tuple[str, int], Sequence[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Mean times of one variant and batch size, seconds; NaN where nothing was timed.
+
+    Attributes:
+        batches: So many of them the live run had.
+        profile_s: As the profile says.
+        before_s, after_s: On the worker itself, as calibration times.
+        during_s: In the live run, from command to images: with images to PNG and between processes.
+    """
+
+    variant: str
+    size: int
+    batches: int
+    profile_s: float
+    before_s: float
+    during_s: float
+    after_s: float
+
+
+@dataclass(frozen=True)
+class Drift:
+    """What became of the machine's pace.
+
+    Attributes:
+        paces: The variants and batch sizes that were timed.
+        simulated: Whose times the simulated workers had -> that simulation.
+    """
+
+    paces: tuple[Pace, ...]
+    simulated: Mapping[str, RunRecord]
+
+    def ratio(self, what: str, *of: str) -> float:
+        """Time of the live run's batches at one pace over that at the mean of others, minus 1."""
+        known = [p for p in self.paces if p.batches and all(math.isfinite(p_s) for p_s in _of(p, (what, *of)))]
+        above = sum(p.batches * _of(p, (what,))[0] for p in known)
+        below = sum(p.batches * float(np.mean(_of(p, of))) for p in known)
+        return above / below - 1 if below else math.nan
+
+    def words(self) -> list[tuple[str, str]]:
+        """The drift in a few words each."""
+        return [
+            ("machine drift, after over before", _percent(self.ratio("after_s", "before_s"))),
+            (
+                "batches of the live run over the mean of both",
+                _percent(self.ratio("during_s", "before_s", "after_s")),
+            ),
+            (
+                "mean of both over the profile",
+                _percent(-1 + 1 / (1 + self.ratio("profile_s", "before_s", "after_s"))),
+            ),
+        ]
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            "machine_drift": self.ratio("after_s", "before_s"),
+            "during_over_both": self.ratio("during_s", "before_s", "after_s"),
+            "cells": [{name: getattr(p, name) for name in Pace.__slots__} for p in self.paces],
+        }
+
+
+def _of(pace: Pace, names: Sequence[str]) -> list[float]:
+    return [getattr(pace, name) for name in names]
+
+
+def _percent(share: float) -> str:
+    return "–" if math.isnan(share) else f"{100 * share:+.1f} %"
+
+
+def cells_of(record: RunRecord, profile: Profile) -> list[tuple[str, int]]:
+    """The variants that a run had, in all their batch sizes: a live run may have other ones."""
+    variants = np.unique(record.variant[record.variant >= 0]).tolist()
+    names = [record.variants[variant] for variant in variants]
+    return [(name, size) for name in names for size in profile.batch_sizes(profile.variant_id(name))]
+
+
+def batches_of(record: RunRecord, answers: Answers) -> dict[tuple[str, int], list[float]]:
+    """How long each batch of a live run took, by what the server said of its requests."""
+    n = len(record)
+    said = (record.variant >= 0) & (record.batch_size > 0) & np.isfinite(answers.service_s[:n])
+    found: dict[tuple[str, int], list[float]] = {}
+    seen: set[tuple[int, float]] = set()
+    for row in np.flatnonzero(said).tolist():
+        batch = int(record.worker[row]), float(answers.finish_s[row])
+        if batch not in seen:
+            seen.add(batch)
+            cell = record.variants[record.variant[row]], int(record.batch_size[row])
+            found.setdefault(cell, []).append(float(answers.service_s[row]))
+    return found
+
+
+def at_pace(profile: Profile, times: Times) -> Profile:
+    """The profile with these times in the place of its own, where there are any."""
+    table = profile.table("latency").copy()
+    for (variant, size), seconds in times.items():
+        rows = (table["variant"] == variant) & (table["batch_size"] == size)
+        if len(seconds) and rows.any():
+            for column, value in _row(np.asarray(seconds)).items():
+                table.loc[rows, column] = value
+    tables: dict[str, pd.DataFrame] = {name: profile.table(name) for name in profile.tables} | {"latency": table}
+    return Profile(profile.manifest, tables)
+
+
+def _row(seconds: Floats) -> dict[str, float]:
+    """What a profile's latency table says of such times."""
+    p50_s, p90_s, p99_s = (float(q) for q in np.quantile(seconds, [0.5, 0.9, 0.99]))
+    std_s = float(seconds.std(ddof=1)) if len(seconds) > 1 else 0.0
+    told = {"samples": len(seconds), "mean_s": float(seconds.mean()), "std_s": std_s}
+    return {**told, "p50_s": p50_s, "p90_s": p90_s, "p99_s": p99_s}
+
+
+def paces(profile: Profile, before: Times, during: Times, after: Times) -> tuple[Pace, ...]:
+    """The means beside each other."""
+
+    def mean(times: Times, cell: tuple[str, int]) -> float:
+        seconds = times.get(cell, ())
+        return float(np.mean(seconds)) if len(seconds) else math.nan
+
+    rows = []
+    for cell in sorted({*before, *during}):
+        variant, size = cell
+        known = size in profile.batch_sizes(profile.variant_id(variant))
+        said_s = profile.latency(profile.variant_id(variant), size).mean_s if known else math.nan
+        counts = len(during.get(cell, ()))
+        rows.append(
+            Pace(variant, size, counts, said_s, mean(before, cell), mean(during, cell), mean(after, cell))
+        )
+    return tuple(rows)
+
+
+def pooled(*of: Times) -> dict[tuple[str, int], list[float]]:
+    """All of them together."""
+    cells = {cell for times in of for cell in times}
+    return {cell: [s for times in of for s in times.get(cell, ())] for cell in sorted(cells)}
