@@ -96,7 +96,7 @@ def twin_of(
     workload = Workload.of(trace, scene.profile, scene.slo_s, stream(seed, "prompts"), scene.experiment.prompts)
     texts, names = scene.profile.prompt_texts, scene.profile.prompts
     asked = Asked(trace, workload.prompt, texts, names, scene.slo_s, scene.profile)
-    simulated = simulate(scene, policy, trace, seed)
+    simulated = simulate(scene, policy, trace, seed, judge=False)
     arguments = [*serve, "--policy", policy.label, "--seed", str(seed), "--speed", str(plan.speed), "--hold"]
     if plan.due_times is not None:
         arguments += ["--due-times", str(plan.due_times)]
