@@ -114,7 +114,7 @@ def test_a_cascade_can_only_route() -> None:
 
     engine = engine_of(make_profile({"heavy": {1: 4.0}, "light": {1: 1.0}}), 1, Refuses)
     engine.arrive(0.0, 0)
-    with pytest.raises(PolicyError, match="to an image; allowed are None and Route"):
+    with pytest.raises(PolicyError, match="to an image; allowed are None, Keep"):
         engine.batch_done(1.0, 0, [0.0])
 
 

@@ -148,9 +148,7 @@ def reservation(mean: float, spread: float, cost: float) -> float:
     return mean - spread * z
 
 
-def posterior(
-    beliefs: After, predicted: Sequence[float], words: Sequence[float], variant: VariantId
-) -> float:
+def posterior(beliefs: After, predicted: Sequence[float], words: Sequence[float], variant: VariantId) -> float:
     """The expected quality of a variant, given what the words on the images so far are worth."""
     return predicted[variant] + sum(w * u for w, u in zip(beliefs.weight[variant], words, strict=True))
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from argus_sim.core.batching import DropRule, formers
 from argus_sim.core.catalog import Catalog
-from argus_sim.core.commands import Command, Deliver, LookUpCache, Reject
+from argus_sim.core.commands import Command, Deliver, LookUpCache, Reject, WakeUp
 from argus_sim.core.decisions import ASKED, REFUSED, Decisions
 from argus_sim.core.floor import NOTHING, Floor, PolicyError
 from argus_sim.core.gallery import Gallery
@@ -319,7 +319,8 @@ class Engine:
 
     def woken(self, now: float) -> Sequence[Command]:
         """The time of a ``WakeUp`` has come."""
-        return self.floor.wake(now)
+        commands = self._give_away(now) if len(self.gallery) else NOTHING
+        return [*commands, *self.floor.wake(now)]
 
     @property
     def judges(self) -> bool:
@@ -385,11 +386,24 @@ class Engine:
                     f"policy {self.policy.name!r} answered {decision} to an image; allowed are None, Keep, and "
                     f"Again or Route to a variant that needs no cache"
                 )
+            self._reason[row] = reason
             if isinstance(decision, Again):
                 self.gallery.keep(row, batch.variant, sure, ran, decision.keep)
-            self._reason[row] = reason
+                commands.append(WakeUp(self.requests.deadline_s[row]))
             commands += self._enqueue(now, row, variant)
         return good, commands
+
+    def _give_away(self, now: float) -> Sequence[Command]:
+        """Requests that still wait for another image at their deadline get one that is there."""
+        due = {row for row in self.gallery if self.requests.deadline_s[row] <= now}
+        commands: list[Command] = []
+        for queue in self.queues if due else ():
+            for row in sorted(due.intersection(queue)):
+                queue.remove(row)
+                kept = self.gallery.take(row)
+                assert kept is not None
+                commands.append(self._deliver(now, row, kept, KEPT))
+        return commands
 
     def _deliver(self, now: float, row: int, kept: tuple[VariantId, int], reason: str) -> Deliver:
         """An image made before is the answer. Its batch is an attempt; start and finish are both now."""

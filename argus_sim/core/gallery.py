@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from argus_sim.domain import VariantId
@@ -23,8 +24,11 @@ class Gallery:
     def __init__(self) -> None:
         self._kept: dict[int, _Kept] = {}
 
-    def __contains__(self, row: int) -> bool:
-        return row in self._kept
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._kept)
 
     def images(self, row: int) -> tuple[tuple[VariantId, float], ...]:
         """Variant and confidence of each image that a request has, in the order they were made."""

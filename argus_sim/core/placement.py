@@ -75,7 +75,11 @@ def place(demand: Demand, now: tuple[int, ...], load_s: tuple[float, ...], horiz
 
 def worker_prices(demand: Demand, workers: tuple[int, ...]) -> tuple[float, ...]:
     """The dual price of a second of each model's workers; infinite where no worker holds it."""
-    value, once, use = _program(demand, len(workers))
+    # Ways that need a model nobody holds are left out.
+    able = ~demand.work_s[[m for m, n in enumerate(workers) if not n]].any(axis=0)
+    value, once, use = _program(
+        demand._replace(quality=demand.quality[:, able], work_s=demand.work_s[:, able]), len(workers)
+    )
     result = linprog(
         c=-value,
         A_ub=np.vstack([once, use]),

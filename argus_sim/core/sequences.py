@@ -1,6 +1,6 @@
 """Ways to serve a prompt by more than one image: what they cost and what they yield, for programs and prices.
 
-A sequence makes an image, another one where the judge likes the first least, and perhaps a third one where it likes
+A sequence is of different models. It makes an image, another one where the judge likes the first least, and perhaps a third one where it likes
 the better of the two least; the best by the judge is delivered. Shares are of the prompts of a class, so the work
 of a sequence is the same for all classes, and only the quality differs.
 """
@@ -44,7 +44,12 @@ class Sequences(NamedTuple):
 
 
 def worthwhile(
-    quality: Floats, covariance: Floats, work_s: Floats, time_s: Sequence[float], later: Sequence[VariantId], limit_s: float
+    quality: Floats,
+    covariance: Floats,
+    work_s: Floats,
+    time_s: Sequence[float],
+    later: Sequence[VariantId],
+    limit_s: float,
 ) -> Sequences:
     """The sequences that are worth more than any single variant at some price, and than others on the same models.
 
@@ -56,6 +61,7 @@ def worthwhile(
         later: Variants that a second or third image may be made by.
         limit_s: A sequence takes no longer.
     """
+    model = work_s.argmax(axis=0)
     draws = norm.ppf(qmc.Sobol(len(covariance), scramble=True, seed=0).random(_DRAWS))
     values, vectors = np.linalg.eigh(covariance)
     words = draws @ (vectors * np.sqrt(values.clip(min=0.0))).T
@@ -64,8 +70,9 @@ def worthwhile(
         (first, *rest)
         for first in range(quality.shape[1])
         for count in range(1, _MOST)
-        for rest in permutations([v for v in later if v != first], count)
-        if sum(time_s[v] for v in (first, *rest)) <= limit_s and np.isfinite(work_s[:, [first, *rest]]).all()
+        for rest in permutations(later, count)
+        if len({*model[[first, *rest]].tolist()}) == count + 1
+        and sum(time_s[v] for v in (first, *rest)) <= limit_s
     ]
     variants: list[tuple[VariantId, ...]] = []
     gains: list[Floats] = []

@@ -102,7 +102,8 @@ class ArgusXParams(Params):
         default=2.0, ge=0, description="What an image in time is worth beside its relative quality."
     )
     cascade: Literal["auto", "never"] = Field(
-        default="auto", description="Whether more than one image is made where the cluster has a judge and it pays."
+        default="auto",
+        description="Whether more than one image is made where the cluster has a judge and it pays.",
     )
     classes: int = Field(default=24, ge=1, description="Classes of prompts in the programs.")
     cells: int = Field(default=32, ge=4, description="Points of the grid of waits.")
@@ -127,6 +128,7 @@ class ArgusX(Policy):
         self._use_s[list(catalog.model), variants] = self._work_s
         self._quality: list[list[float]] = predictor.predicted.tolist()
         group, self._class_quality = pricing.classes(predictor.predicted, predictor.train, params.classes)
+        self._model_of = catalog.model
         self._group: list[int] = group.tolist()
         #: How long one image takes (99th percentile), and the time that a request has.
         self._alone_s = [catalog.p99_s[v][catalog.batch_sizes[v][0]] for v in variants]
@@ -407,9 +409,10 @@ class ArgusX(Policy):
         expected = {v: posterior(after, predicted, words, v) for v in made}
         best = max(made, key=expected.__getitem__)
         left_s = request.deadline_s - view.now_s - (self.setup.slo_s - self._within_s)
+        models = {self._model_of[v] for v in made}
         following, worth = -1, expected[best]
         for later, (cost, takes_s) in self._later_costs(view).items():
-            if takes_s > left_s or later in expected:
+            if takes_s > left_s or self._model_of[later] in models:
                 continue
             from_s = reservation(posterior(after, predicted, words, later), after.spread[later], cost)
             if from_s > worth:
