@@ -352,7 +352,7 @@ class ArgusX(Policy):
         queued = view.queued
         hit = request.hit
         best, most = -1, -math.inf
-        second = self._second(request, view) if self._beliefs is not None else {}
+        second = self._second(request, view) if self._beliefs is not None and len(self._markets) > 1 else {}
         for work_s, cell_s, offers, _, workers, _ in self._markets:
             waiting_s = 0.0
             for variant, one_s in work_s:
@@ -399,6 +399,8 @@ class ArgusX(Policy):
     def review(self, request: Request, variant: VariantId, confidence: float, view: ClusterView) -> Verdict:
         beliefs = self._beliefs
         assert beliefs is not None
+        if len(self._markets) == 1:  # another image is always by another model
+            return None
         predicted = self._quality[request.prompt]
         images = (*request.images, (variant, confidence))
         made = tuple(v for v, _ in images)
