@@ -1,13 +1,13 @@
 r"""What a judge's word on an image tells: of that image, and of others that could be made for the same prompt.
 
-A judge (a discriminator, a reward model) has looked at images of the training prompts, whose quality is known. For
-each variant the quality in excess of what was predicted from the text is fitted by a parabola in the normal score of
-the judge's confidence, as far as that rises:
+A judge (a discriminator, a reward model) has looked at images of the training prompts, whose quality is known.
+For each variant the quality in excess of what was predicted from the text is fitted by a parabola in the normal
+score of the judge's confidence, as far as that rises:
 
 .. math:: u_v = a_v + b_v g_v + c_v g_v^2
 
-That is what a word is worth. Given the words on some images S of a prompt, the quality of any variant w is expected
-to exceed the prediction by the linear regression of that excess on the worths :math:`u_S`.
+That is what a word is worth. Given the words on some images S of a prompt, the quality of any variant w is
+expected to exceed the prediction by the linear regression of that excess on the worths :math:`u_S`.
 """
 
 from __future__ import annotations

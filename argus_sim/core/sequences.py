@@ -1,8 +1,8 @@
 """Ways to serve a prompt by more than one image: what they cost and what they yield, for programs and prices.
 
-A sequence is of different models. It makes an image, another one where the judge likes the first least, and perhaps a third one where it likes
-the better of the two least; the best by the judge is delivered. Shares are of the prompts of a class, so the work
-of a sequence is the same for all classes, and only the quality differs.
+A sequence is of different models. It makes an image, another one where the judge likes the first least, and
+perhaps a third one where it likes the better of the two least; the best by the judge is delivered. Shares are of
+the prompts of a class, so the work of a sequence is the same for all classes, and only the quality differs.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def worthwhile(
     later: Sequence[VariantId],
     limit_s: float,
 ) -> Sequences:
-    """The sequences that are worth more than any single variant at some price, and than others on the same models.
+    """The sequences that are worth more than any single variant at some price of a worker's second.
 
     Args:
         quality: float64[C, V], expected of each class at each variant.
@@ -115,7 +115,7 @@ def _shares(
 
 
 def _thinned(all_: Sequences, quality: Floats, work_s: Floats) -> Sequences:
-    """Those that are the best that workers with up to three models can do, on average over classes, at some price."""
+    """Those that are the best that up to three models can do, on average over classes, at some price."""
     model = work_s.argmax(axis=0)
     single_s, several_s = work_s.sum(axis=0), all_.work_s.sum(axis=0)
     single, several = quality.mean(axis=0), all_.quality.mean(axis=0)

@@ -4,8 +4,8 @@
   over classes of prompts, for the recent peak of what demand may be. A model load is an investment that has to be
   repaid within a horizon (:mod:`argus_sim.core.placement`).
 * *Expected quality by variant* for each prompt, in place of one affinity label.
-* *More than one image*, where there is a judge of images (:mod:`argus_sim.core.beliefs`). Another variant makes one
-  more where that can be expected to be better than the best so far by more than its time costs, and is in time.
+* *More than one image*, where there is a judge of images (:mod:`argus_sim.core.beliefs`). Another model makes one
+  more where that is expected to better the best so far by more than its time costs, and is in time.
 * *Prices.* A worker's second has a price that follows from the backlog: the solution of a control problem that
   knows demand, its dispersion and the deadline (:mod:`argus_sim.core.pricing`). A request takes the variant with
   the most quality left after paying for its time, among those that can still make its deadline. If none can, it
@@ -103,7 +103,7 @@ class ArgusXParams(Params):
     )
     cascade: Literal["auto", "never"] = Field(
         default="auto",
-        description="Whether more than one image is made where the cluster has a judge and it pays.",
+        description="Whether a judge's word may lead to more than one image, where that pays.",
     )
     classes: int = Field(default=24, ge=1, description="Classes of prompts in the programs.")
     cells: int = Field(default=32, ge=4, description="Points of the grid of waits.")
@@ -389,7 +389,7 @@ class ArgusX(Policy):
         return found
 
     def _second(self, request: Request, view: ClusterView) -> dict[VariantId, tuple[int, float]]:
-        """The same, with costs as steps of the tables of gains; only what is cheap enough to come into question."""
+        """The same, with costs as steps of the tables of gains; only what is cheap enough."""
         return {
             variant: (round(cost / _COST_STEP), takes_s)
             for variant, (cost, takes_s) in self._later_costs(view).items()

@@ -44,8 +44,8 @@ class Discriminator:
     """A Gaussian copula of confidence and quality: confidences of one variant are uniform in (0, 1).
 
     Each image brings its own luck: what a request has with a variant is the same under every policy, so that they
-    are compared on common random numbers, and says nothing about what it has with another variant. (If the luck of
-    a request were shared, two images of it could be compared without any error.)
+    are compared on common random numbers, and says nothing about what it has with another variant. (If the luck
+    of a request were shared, two images of it could be compared without any error.)
 
     Args:
         config: How well it judges.
