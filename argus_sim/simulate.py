@@ -200,15 +200,8 @@ class Scene:
         judged = None
         if judge and kind.may_judge(params):
             quality = (self.lessons or self.profile).relative_quality()
-            known = predictor.train.tolist()
-            rng = stream(seed, "judged")
-            discriminator = Discriminator(experiment.cluster.discriminator, quality, len(known), rng)
-            judged = np.array(
-                [
-                    [discriminator.confidence(row, prompt, v) for v in range(quality.shape[1])]
-                    for row, prompt in enumerate(known)
-                ]
-            )
+            known, rng = predictor.train, stream(seed, "judged")
+            judged = Discriminator(experiment.cluster.discriminator, quality, len(known), rng).of_all(known)
         setup = Setup(
             catalog=self.catalog,
             workers=experiment.cluster.workers,

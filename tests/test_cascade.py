@@ -185,7 +185,7 @@ def test_the_default_is_the_best_recorded_judge(data: Path) -> None:
     assert found["tifa_mplug-large"] == pytest.approx(RECORDED_CORRELATION, abs=0.005)
     assert found["clipscore_vitb32"] == pytest.approx(0.33, abs=0.005)
     assert DiscriminatorConfig().correlation == RECORDED_CORRELATION
-    # Two images of a prompt are told apart about as well as images of different prompts: as with independent errors.
+    # Two images of a prompt are told apart as well as those of different prompts: as if errors were independent.
     ours = images[images["model"].isin(names.values())].copy()
     for column in ("both", "tifa_mplug-large"):
         ours[column] = ours.groupby("model")[column].transform(

@@ -76,3 +76,8 @@ class Discriminator:
             drawn = self._spread * self._rng[variant].standard_normal(self._requests)
             luck = self._luck[variant] = array("d", drawn.tobytes())
         return float(ndtr(self._score[prompt][variant] + luck[row]))
+
+    def of_all(self, prompts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """float64[n, V]: what it says of one image of each prompt by each variant; request k is for prompt k."""
+        variants = range(len(self._luck))
+        return np.array([[self.confidence(k, p, v) for v in variants] for k, p in enumerate(prompts.tolist())])
