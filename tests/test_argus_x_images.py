@@ -23,8 +23,9 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> str:
     made: Profile = make_profile(
         {"heavy": {1: 4.0, 2: 7.0}, "mid": {1: 1.5, 2: 2.5}, "light": {1: 0.7, 2: 1.2}},
         quality={"heavy": 0.9, "mid": 0.85, "light": 0.85},
-        spread=0.1,
+        spread=0.2,
         prompts=300,
+        loads_s={"heavy": 2.0, "mid": 2.0, "light": 2.0},  # short, so that they are repaid at any load
     )
     made.save(tmp_path_factory.mktemp("x") / "profile")
     return str(tmp_path_factory.getbasetemp() / "x0" / "profile")
@@ -34,7 +35,7 @@ def scene_of(profile: str, per_min: float, policies: list[Any], **cluster: Any) 
     data = {
         "name": "small",
         "profile": profile,
-        "traces": [{"name": "t", "generate": {"kind": "poisson", "duration_s": 900, "rate_per_min": per_min}}],
+        "traces": [{"name": "t", "generate": {"kind": "poisson", "duration_s": 1800, "rate_per_min": per_min}}],
         "policies": policies,
         "cluster": {"workers": 6} | cluster,
         "slo": {"multiplier": 3},

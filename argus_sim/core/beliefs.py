@@ -34,6 +34,9 @@ _DENSITY = 1.0 / math.sqrt(2.0 * math.pi)
 _FARTHEST, _STEPS = 6.0, 1200
 #: Of the variance of worths; keeps a regression on hardly any training prompts from running wild.
 _RIDGE = 1e-3
+#: What chi-squared with two degrees of freedom exceeds in one of a hundred cases: a judge that explains no more of the
+#: quality of the training images than chance does is taken for one that guesses.
+_SIGNIFICANT = 9.21
 #: How many first images an expectation is taken over.
 _NODES = 32
 
@@ -76,7 +79,9 @@ class Beliefs:
             centre = float(score[:, v].mean() - slope * middle)
             rest = score[:, v] - centre - slope * predicted[:, v]
             c, b, a = np.polyfit(rest, self._excess[:, v], 2) if rest.std() > 1e-9 else (0.0, 0.0, 0.0)
-            if b <= 0.0:
+            fitted = float(np.polyval((c, b, a), rest).var())
+            chance = float((self._excess[:, v] - np.polyval((c, b, a), rest)).var()) / len(rest)
+            if b <= 0.0 or fitted < _SIGNIFICANT * chance:
                 a = b = c = 0.0
             vertex = -b / (2.0 * c) if c else math.inf
             low, high = (vertex, math.inf) if c > 0.0 else (-math.inf, vertex)
