@@ -34,8 +34,8 @@ _DENSITY = 1.0 / math.sqrt(2.0 * math.pi)
 _FARTHEST, _STEPS = 6.0, 1200
 #: Of the variance of worths; keeps a regression on hardly any training prompts from running wild.
 _RIDGE = 1e-3
-#: What chi-squared with two degrees of freedom exceeds in one of a hundred cases: a judge that explains no more of the
-#: quality of the training images than chance does is taken for one that guesses.
+#: What chi-squared with two degrees of freedom exceeds in one case of a hundred: a judge that explains no more of
+#: the quality of the training images than chance does is taken for one that guesses.
 _SIGNIFICANT = 9.21
 #: How many first images an expectation is taken over.
 _NODES = 32

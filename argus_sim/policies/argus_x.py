@@ -188,6 +188,8 @@ class ArgusX(Policy):
         catalog, predictor = self.setup.catalog, self.setup.predictor
         beliefs = Beliefs(predictor.observed, predictor.predicted[predictor.train], judged)
         in_full = [v for v, variant in enumerate(catalog.variants) if not variant.skipped_steps]
+        if not beliefs.worth.any():
+            return
         promise = (self._class_quality.mean(axis=0) + beliefs.after(()).spread)[in_full]
         best = [in_full[i] for i in np.argsort(-promise, kind="stable")[:_LATER]]
         found = sequences.worthwhile(
