@@ -130,7 +130,7 @@ def expected_rise(z: float) -> float:
     return z * 0.5 * math.erfc(-z * _ROOT) + _DENSITY * math.exp(-0.5 * z * z)
 
 
-_GRID = np.linspace(-_FARTHEST, _FARTHEST, _STEPS + 1).tolist()
+_GRID: list[float] = np.linspace(-_FARTHEST, _FARTHEST, _STEPS + 1).tolist()
 _RISES = [expected_rise(z) for z in _GRID]
 
 
@@ -155,7 +155,7 @@ def reservation(mean: float, spread: float, cost: float) -> float:
 
 def posterior(beliefs: After, predicted: Sequence[float], words: Sequence[float], variant: VariantId) -> float:
     """The expected quality of a variant, given what the words on the images so far are worth."""
-    return predicted[variant] + sum(w * u for w, u in zip(beliefs.weight[variant], words, strict=True))
+    return predicted[variant] + math.fsum(w * u for w, u in zip(beliefs.weight[variant], words, strict=True))
 
 
 def second_gains(beliefs: Beliefs, quality: Floats, first: VariantId, second: VariantId, costs: Floats) -> Floats:

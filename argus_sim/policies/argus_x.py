@@ -280,7 +280,7 @@ class ArgusX(Policy):
         # What a way to serve costs elsewhere; where it cannot be had, infinitely much.
         outside = [m for m in range(len(price)) if m != model]
         absent = [m for m in outside if not math.isfinite(price[m])]
-        missing = use_s[absent].any(axis=0)
+        missing = [any(use_s[m, w] > 0.0 for m in absent) for w in range(use_s.shape[1])]
         there = [m for m in outside if math.isfinite(price[m])]
         cost = np.array([price[m] for m in there]) @ use_s[there] if there else np.zeros(use_s.shape[1])
         others = [w for w in range(use_s.shape[1]) if not use_s[model, w] and not missing[w]]

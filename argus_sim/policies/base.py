@@ -184,7 +184,7 @@ class Policy:
         return timings.fit[variant][min(len(queue), timings.max_batch[variant])]
 
     @classmethod
-    def may_judge(cls, params: Params) -> bool:
+    def may_judge(cls, params: Any) -> bool:
         """Whether the policy wants a discriminator, where there is one: it is a cascade."""
         return cls.review is not Policy.review
 
