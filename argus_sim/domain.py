@@ -92,7 +92,7 @@ class Request:
     A request is a row of columns; this object only knows which. Keep ``row``, not the object.
     """
 
-    __slots__ = ("_arrival_s", "_deadline_s", "_prompt", "hit", "row")
+    __slots__ = ("_arrival_s", "_deadline_s", "_prompt", "hit", "images", "row")
 
     def __init__(self, arrival_s: Sequence[float], deadline_s: Sequence[float], prompt: Sequence[int]) -> None:
         self._arrival_s = arrival_s
@@ -101,6 +101,8 @@ class Request:
         self.row = -1
         #: The cache's answer, or None while it has not been asked.
         self.hit: CacheHit | None = None
+        #: Of a cascade that keeps images: the variant of each one kept so far, and the judge's confidence in it.
+        self.images: tuple[tuple[VariantId, float], ...] = ()
 
     @property
     def arrival_s(self) -> float:

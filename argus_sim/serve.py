@@ -286,7 +286,7 @@ def fresh_engine(scene: Scene, policy: PolicyConfig, seed: int) -> Engine:
     experiment = scene.experiment
     engine = Engine(
         scene.catalog,
-        scene.policy(policy, seed),
+        scene.policy(policy, seed, judge=False),
         Requests(),
         experiment.cluster.workers,
         drop=experiment.drop_rule,

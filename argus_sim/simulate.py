@@ -153,7 +153,11 @@ class Scene:
         """What the cluster adds to what profile and traces rest on."""
         experiment = self.experiment
         kinds = [(p, registry.find(p.name, where=f"policy {p.label!r}")) for p in experiment.policies]
-        judged = [config.label for config, kind in kinds if kind.review is not Policy.review]
+        judged = [
+            config.label
+            for config, kind in kinds
+            if kind.may_judge(registry.parameters(kind, config.params, where=f"policy {config.label!r}"))
+        ]
         hardware = [
             (f"kind {kind.name}: {table}", part)
             for kind in self.kinds
@@ -177,20 +181,37 @@ class Scene:
         )
         return [*hardware, (what, Provenance(kind="synthetic", source=source))]
 
-    def policy(self, config: PolicyConfig, seed: int, trace: Trace | None = None) -> Policy:
-        """A fresh policy, knowing what a policy may know; the trace is for a perfect forecast."""
+    def policy(
+        self, config: PolicyConfig, seed: int, trace: Trace | None = None, *, judge: bool = True
+    ) -> Policy:
+        """A fresh policy, knowing what a policy may know.
+
+        Args:
+            config: Which.
+            seed: Of the run.
+            trace: For a perfect forecast.
+            judge: Whether there is a discriminator for cascades.
+        """
         experiment = self.experiment
         where = f"experiment {experiment.name!r}: policy {config.label!r}"
         kind = registry.find(config.name, where=where)
+        params = registry.parameters(kind, config.params, where=where)
+        predictor = _predictor(self.lessons or self.profile, config.predictor, seed)
+        judged = None
+        if judge and kind.may_judge(params):
+            quality = (self.lessons or self.profile).relative_quality()
+            known, rng = predictor.train, stream(seed, "judged")
+            judged = Discriminator(experiment.cluster.discriminator, quality, len(known), rng).of_all(known)
         setup = Setup(
             catalog=self.catalog,
             workers=experiment.cluster.workers,
             slo_s=self.slo_s,
             rng=stream(seed, "policy"),
-            predictor=_predictor(self.lessons or self.profile, config.predictor, seed),
+            predictor=predictor,
             future_s=None if config.forecast == "own" or trace is None else trace.arrival_s,
+            judged=judged,
         )
-        return kind(setup, registry.parameters(kind, config.params, where=where))
+        return kind(setup, params)
 
 
 def simulate(
@@ -202,6 +223,7 @@ def simulate(
     env: Environment | None = None,
     workload: Workload | None = None,
     hardware: Profile | None = None,
+    judge: bool = True,
 ) -> RunRecord:
     """Replay a trace under a policy.
 
@@ -209,6 +231,7 @@ def simulate(
         workload: The requests, if not those that the scene makes of the trace.
         hardware: How long workers really take, where that is not what the scene's profile says. The policy goes
             on believing the scene's.
+        judge: Whether a policy that looks at images has a discriminator to ask; a live server has none.
 
     Raises:
         InputError: The run can never catch up, or the policy did what cannot be done.
@@ -220,7 +243,7 @@ def simulate(
         return stream(seed, purpose)
 
     workload = workload or scene.workload(trace, seed)
-    policy = scene.policy(policy_config, seed, trace)
+    policy = scene.policy(policy_config, seed, trace, judge=judge)
     planning_s = time_plans(policy) if experiment.planning_times else []
     engine = Engine(
         scene.catalog,

@@ -117,7 +117,7 @@ def twin_of(
     workload = Workload.of(trace, scene.profile, scene.slo_s, stream(seed, "prompts"), scene.experiment.prompts)
     texts, names = scene.profile.prompt_texts, scene.profile.prompts
     asked = Asked(trace, workload.prompt, texts, names, scene.slo_s, scene.profile)
-    simulated = simulate(scene, policy, trace, seed)
+    simulated = simulate(scene, policy, trace, seed, judge=False)
     arguments = [*serve, "--policy", policy.label, "--seed", str(seed), "--speed", str(plan.speed), "--hold"]
     if plan.due_times is not None:
         arguments += ["--due-times", str(plan.due_times)]
@@ -209,7 +209,7 @@ def _at_times(
             prompt=workload.prompt[order],
             text=None if workload.text is None else workload.text[order],
         )
-        yield simulate(scene, policy, trace, seed, workload=moved)
+        yield simulate(scene, policy, trace, seed, workload=moved, judge=False)
 
 
 def _drift(
@@ -232,7 +232,9 @@ def _drift(
         "before": before, "after": after, "before and after": drift.pooled(before, after), "the live run": during
     }  # fmt: skip
     simulated = {
-        whose: part(simulate(scene, policy, trace, seed, hardware=drift.at_pace(scene.profile, times)))
+        whose: part(
+            simulate(scene, policy, trace, seed, hardware=drift.at_pace(scene.profile, times), judge=False)
+        )
         for whose, times in by_whose.items()
     }
     return drift.Drift(drift.paces(scene.profile, before, during, after), simulated)

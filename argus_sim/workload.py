@@ -17,7 +17,7 @@ from argus_sim.trace import Trace
 #: changes what another gets; the number of a purpose is part of what a seed means, so new ones go at the end.
 STREAMS = (
     *("arrivals", "prompts", "service", "loads", "cache", "faults", "policy", "discriminator", "predictor"),
-    *("similarity", "jitter", "scored"),
+    *("similarity", "judged", "jitter", "scored"),
 )
 
 

@@ -114,7 +114,7 @@ def test_a_cascade_can_only_route() -> None:
 
     engine = engine_of(make_profile({"heavy": {1: 4.0}, "light": {1: 1.0}}), 1, Refuses)
     engine.arrive(0.0, 0)
-    with pytest.raises(PolicyError, match="to an image; allowed are None and Route"):
+    with pytest.raises(PolicyError, match="to an image; allowed are None, Keep"):
         engine.batch_done(1.0, 0, [0.0])
 
 
@@ -148,6 +148,9 @@ def test_confidence_is_uniform_and_correlates_as_told(correlation: float) -> Non
     scores = np.corrcoef(norm.ppf(found), quality[:, 1].argsort().argsort())[0, 1]
     assert spearmanr(found, quality[:, 0]).statistic == pytest.approx(0.0, abs=0.03)
     assert scores == pytest.approx(correlation * 0.977, abs=0.03)  # a normal score against its rank
+    # Its luck with two images of a request has nothing in common.
+    other = np.array([judge.confidence(row, row, 0) for row in range(20_000)])
+    assert spearmanr(found, other).statistic == pytest.approx(0.0, abs=0.03)
 
 
 @pytest.mark.data
@@ -182,6 +185,18 @@ def test_the_default_is_the_best_recorded_judge(data: Path) -> None:
     assert found["tifa_mplug-large"] == pytest.approx(RECORDED_CORRELATION, abs=0.005)
     assert found["clipscore_vitb32"] == pytest.approx(0.33, abs=0.005)
     assert DiscriminatorConfig().correlation == RECORDED_CORRELATION
+    # Two images of a prompt are told apart as well as those of different prompts: as if errors were independent.
+    ours = images[images["model"].isin(names.values())].copy()
+    for column in ("both", "tifa_mplug-large"):
+        ours[column] = ours.groupby("model")[column].transform(
+            lambda values: norm.ppf((rankdata(values) - 0.5) / len(values))
+        )
+    judged, quality = (
+        ours.pivot(index="prompt_id", columns="model", values=column) for column in ("tifa_mplug-large", "both")
+    )
+    pairs = list(itertools.combinations(names.values(), 2))
+    apart = [np.corrcoef(judged[a] - judged[b], quality[a] - quality[b])[0, 1] for a, b in pairs]
+    assert np.mean(apart) == pytest.approx(correlation("tifa_mplug-large", "both"), abs=0.02)
 
 
 # -- DiffServe ---------------------------------------------------------------------------------------------

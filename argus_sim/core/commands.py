@@ -50,10 +50,17 @@ class Reject(NamedTuple):
     reason: str
 
 
+class Deliver(NamedTuple):
+    """The image that this variant made for the request before is its answer: a cascade had kept it."""
+
+    row: int
+    variant: VariantId
+
+
 class WakeUp(NamedTuple):
     """Call ``woken`` at this time: a batch that was left to fill up must go then, or a plan takes effect."""
 
     at_s: float
 
 
-Command = RunBatch | LoadModel | LookUpCache | Reject | WakeUp
+Command = RunBatch | LoadModel | LookUpCache | Reject | Deliver | WakeUp

@@ -15,15 +15,16 @@ from collections.abc import Callable, Sequence
 
 from argus_sim.core.batching import DropRule, formers
 from argus_sim.core.catalog import Catalog
-from argus_sim.core.commands import Command, LookUpCache, Reject
+from argus_sim.core.commands import Command, Deliver, LookUpCache, Reject, WakeUp
 from argus_sim.core.decisions import ASKED, REFUSED, Decisions
 from argus_sim.core.floor import NOTHING, Floor, PolicyError
+from argus_sim.core.gallery import Gallery
 from argus_sim.core.outcomes import SIZES, WORKERS, OutcomeLog
 from argus_sim.core.requests import Requests
 from argus_sim.core.view import ClusterView
 from argus_sim.core.workers import Worker
 from argus_sim.domain import BatchResult, CacheHit, VariantId
-from argus_sim.policies.base import Decision, Plan, Policy
+from argus_sim.policies.base import Again, Decision, Keep, Plan, Policy
 
 #: A named tuple's own constructor takes half as long again.
 _new = tuple.__new__
@@ -31,6 +32,7 @@ _new = tuple.__new__
 DROPPED = "dropped: could not finish by its deadline"
 FAILED_TWICE = "lost: its worker failed twice"
 NO_WORKER = "lost: no worker is up"
+KEPT = "the image made before: another could not be had in time"
 
 
 class Engine:
@@ -67,6 +69,7 @@ class Engine:
         "arrived",
         "catalog",
         "floor",
+        "gallery",
         "log",
         "membership",
         "passed_on_s",
@@ -103,6 +106,7 @@ class Engine:
         #: Rows whose cache look-up is under way, with the variant they wait for (or ASKED).
         self._asked: dict[int, VariantId] = {}
         self._retried: set[int] = set()
+        self.gallery = Gallery()
         self._skipped = [v.skipped_steps for v in catalog.variants]
         self._known = Decisions(policy.name, catalog, log)
         self._request = requests.cursor()
@@ -132,7 +136,7 @@ class Engine:
         self._observe_cache: Callable[[CacheHit], None] | None = (
             policy.observe_cache if type(policy).observe_cache is not Policy.observe_cache else None
         )
-        self._review = policy.review if type(policy).review is not Policy.review else None
+        self._review = policy.review if policy.judges else None
         self._simple = drop.kind == "never" and type(policy).batch is Policy.batch
         self._next_plan_s = policy.period_s if policy.period_s is not None else float("inf")
 
@@ -167,7 +171,7 @@ class Engine:
         variant, reason = known
         self._reason[row] = reason
         if variant < 0:
-            return self._decided_specially(row, variant)
+            return self._decided_specially(now, row, variant)
         if self._skipped[variant]:
             self._asked[row] = variant
             return (_new(LookUpCache, (row,)),)
@@ -178,7 +182,7 @@ class Engine:
             if pool.idle:
                 return self._fill(now, pool)
         if not self.pools_of[variant]:
-            return self._nobody_serves(queue.pop(), variant)
+            return self._nobody_serves(now, queue.pop(), variant)
         return NOTHING
 
     def batch_done(self, now: float, index: int, confidence: Sequence[float] | None = None) -> Sequence[Command]:
@@ -249,14 +253,14 @@ class Engine:
         if self._observe_cache is not None:
             self._observe_cache(hit)
         if not self.workers_up:
-            return self._lose(row, NO_WORKER)
+            return self._lose(now, row, NO_WORKER)
         if variant >= 0 and hit.max_skipped_steps >= self._skipped[variant] and self.pools_of[variant]:
             return self._enqueue(now, row, variant)
         decision = self._ask(now, row, hit)
         variant, reason = self._known[decision]
         if variant == REFUSED:
             self._reason[row] = reason
-            return self._decided_specially(row, variant)
+            return self._decided_specially(now, row, variant)
         if variant == ASKED or self._skipped[variant] > hit.max_skipped_steps:
             raise PolicyError(f"policy {self.policy.name!r} answered {decision}, but the cache said {hit}")
         self._reason[row] = reason
@@ -287,9 +291,9 @@ class Engine:
                 queue.clear()
         for row in rows:
             if not self.workers_up:
-                commands += self._lose(row, NO_WORKER)
+                commands += self._lose(now, row, NO_WORKER)
             elif row in self._retried:
-                commands += self._lose(row, FAILED_TWICE)
+                commands += self._lose(now, row, FAILED_TWICE)
             else:
                 self._retried.add(row)
                 commands += self._place(now, row)
@@ -315,7 +319,8 @@ class Engine:
 
     def woken(self, now: float) -> Sequence[Command]:
         """The time of a ``WakeUp`` has come."""
-        return self.floor.wake(now)
+        commands = self._give_away(now) if len(self.gallery) else NOTHING
+        return [*commands, *self.floor.wake(now)]
 
     @property
     def judges(self) -> bool:
@@ -359,22 +364,55 @@ class Engine:
         good: list[int] = []
         commands: list[Command] = []
         for row, sure in zip(batch.rows, confidence, strict=True):
-            request.row = row
+            request.row, request.images = row, self.gallery.images(row)
             decision = self._review(request, batch.variant, sure, view)
+            request.images = ()
             if decision is None:
+                self.gallery.forget(row)
                 good.append(row)
                 continue
-            variant, reason = self._known[decision]
+            self.log.attempted((row,), worker.started_s, now, ran, lost=False)
+            self.passed_on_s += (now - worker.started_s) / len(batch.rows)
+            if isinstance(decision, Keep):
+                kept = self.gallery.take(row, decision.variant)
+                if kept is None:
+                    raise PolicyError(f"policy {self.policy.name!r} answered {decision}, but kept no such image")
+                commands.append(self._deliver(now, row, kept, decision.reason))
+                continue
+            route = decision.route if isinstance(decision, Again) else decision
+            variant, reason = self._known[route]
             if variant < 0 or self._skipped[variant]:
                 raise PolicyError(
-                    f"policy {self.policy.name!r} answered {decision} to an image; allowed are None and Route "
-                    f"to a variant that needs no cache"
+                    f"policy {self.policy.name!r} answered {decision} to an image; allowed are None, Keep, and "
+                    f"Again or Route to a variant that needs no cache"
                 )
-            self.log.attempted((row,), worker.started_s, now, ran, lost=False)
             self._reason[row] = reason
-            self.passed_on_s += (now - worker.started_s) / len(batch.rows)
+            if isinstance(decision, Again):
+                self.gallery.keep(row, batch.variant, sure, ran, decision.keep)
+                commands.append(WakeUp(self.requests.deadline_s[row]))
             commands += self._enqueue(now, row, variant)
         return good, commands
+
+    def _give_away(self, now: float) -> Sequence[Command]:
+        """Requests that still wait for another image at their deadline get one that is there."""
+        due = {row for row in self.gallery if self.requests.deadline_s[row] <= now}
+        commands: list[Command] = []
+        for queue in self.queues if due else ():
+            for row in sorted(due.intersection(queue)):
+                queue.remove(row)
+                kept = self.gallery.take(row)
+                assert kept is not None
+                commands.append(self._deliver(now, row, kept, KEPT))
+        return commands
+
+    def _deliver(self, now: float, row: int, kept: tuple[VariantId, int], reason: str) -> Deliver:
+        """An image made before is the answer. Its batch is an attempt; start and finish are both now."""
+        variant, ran = kept
+        start_column, finish_column, ran_column = self._columns
+        start_column[row] = finish_column[row] = now
+        ran_column[row] = ran
+        self._reason[row] = self.log.code(reason)
+        return Deliver(row, variant)
 
     def _place(self, now: float, row: int) -> Sequence[Command]:
         """Find a new place for a request whose worker or queue is gone."""
@@ -382,12 +420,15 @@ class Engine:
         variant, reason = self._known[decision]
         self._reason[row] = reason
         if variant < 0 or self._skipped[variant]:
-            return self._decided_specially(row, variant)
+            return self._decided_specially(now, row, variant)
         return self._enqueue(now, row, variant)
 
-    def _decided_specially(self, row: int, variant: VariantId) -> Sequence[Command]:
+    def _decided_specially(self, now: float, row: int, variant: VariantId) -> Sequence[Command]:
         """A refusal, a question to the cache, or a variant that needs the cache's answer first."""
         if variant == REFUSED:
+            kept = self.gallery.take(row)
+            if kept is not None:
+                return [self._deliver(now, row, kept, KEPT)]
             reason = self.log.reasons[self._reason[row]]
             self.log.rejected(row, reason)
             return [Reject(row, reason)]
@@ -397,24 +438,31 @@ class Engine:
     def _enqueue(self, now: float, row: int, variant: VariantId) -> Sequence[Command]:
         pools = self.pools_of[variant]
         if not pools:
-            return self._nobody_serves(row, variant)
+            return self._nobody_serves(now, row, variant)
         self.queues[variant].append(row)
         for pool in pools:
             if pool.idle:
                 return self._fill(now, pool)
         return NOTHING
 
-    def _nobody_serves(self, row: int, variant: VariantId) -> Sequence[Command]:
+    def _nobody_serves(self, now: float, row: int, variant: VariantId) -> Sequence[Command]:
         if self.workers_up:
             name = self.catalog.variants[variant].name
             raise PolicyError(f"policy {self.policy.name!r} routed to {name!r}, which no worker serves")
-        return self._lose(row, NO_WORKER)
+        return self._lose(now, row, NO_WORKER)
 
     def _drop(self, row: int) -> None:
+        kept = self.gallery.take(row)
+        if kept is not None:
+            self._rejects.append(self._deliver(self.floor.now_s, row, kept, KEPT))
+            return
         self.log.rejected(row, DROPPED)
         self._rejects.append(Reject(row, DROPPED))
 
-    def _lose(self, row: int, reason: str) -> Sequence[Command]:
+    def _lose(self, now: float, row: int, reason: str) -> Sequence[Command]:
+        kept = self.gallery.take(row)
+        if kept is not None:
+            return [self._deliver(now, row, kept, KEPT)]
         self.log.lost(row, reason)
         return [Reject(row, reason)]
 

@@ -47,6 +47,7 @@ class Floor:
         "_pools",
         "_rejects",
         "in_force",
+        "now_s",
         "plans",
         "pools_of",
         "queues",
@@ -85,6 +86,8 @@ class Floor:
         #: The last plan applied; None when a worker has come or gone since.
         self.in_force: Plan | None = None
         self.plans: list[PlanRecord] = []
+        #: When a former was last asked for a batch.
+        self.now_s = 0.0
 
     def is_idle(self) -> bool:
         """True when nothing waits or runs."""
@@ -114,6 +117,7 @@ class Floor:
             if size == 1 and self._never_drops:
                 rows = [queue.popleft()]
             else:
+                self.now_s = now
                 rows = pool.former.take(now, queue, variant, size)
                 if self._rejects:
                     commands += self._rejects

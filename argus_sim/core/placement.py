@@ -14,18 +14,18 @@ Floats = npt.NDArray[np.float64]
 class Demand(NamedTuple):
     """What is to be served: by classes of prompts that are alike in quality.
 
+    A way to serve is a variant, or several of them in turn.
+
     Attributes:
-        quality: float64[C, V], expected quality of each class at each variant.
+        quality: float64[C, W], expected quality of each class, served in each way.
         share: float64[C], part of the requests in each class; sums to 1.
-        work_s: float64[V], worker-seconds per image in a full batch.
-        model: int64[V], the model of each variant.
+        work_s: float64[M, W], worker-seconds of each model per request, in full batches.
         per_s: Requests/s.
     """
 
     quality: Floats
     share: Floats
     work_s: Floats
-    model: npt.NDArray[np.int64]
     per_s: float
 
 
@@ -35,7 +35,7 @@ def place(demand: Demand, now: tuple[int, ...], load_s: tuple[float, ...], horiz
     .. math::
         \max\; D \sum_{cv} h_c q_{cv} x_{cv} - \frac{p}{H} \sum_m l_m s_m
         \quad \text{s.t.} \quad \sum_v x_{cv} \le 1,\quad
-        D \sum_{c,\, v \in m} h_c w_v x_{cv} \le n_m,\quad \sum_m n_m = N,\quad s_m \ge n_m - n_m^{now}
+        D \sum_{cv} h_c w_{mv} x_{cv} \le n_m,\quad \sum_m n_m = N,\quad s_m \ge n_m - n_m^{now}
 
     with integer :math:`n_m`. A load takes a worker away for :math:`l_m` seconds. Each is worth p, what a worker
     of this cluster yields per second on average, and the load has to be repaid within the horizon H.
@@ -52,7 +52,7 @@ def place(demand: Demand, now: tuple[int, ...], load_s: tuple[float, ...], horiz
     value, once, use = _program(demand, models)
     count = len(value)
     most = demand.per_s * float(demand.share @ demand.quality.max(axis=1))
-    worth = min(most / workers, float((demand.share @ demand.quality / demand.work_s).max()))
+    worth = min(most / workers, float((demand.share @ demand.quality / demand.work_s.sum(axis=0)).max()))
     eye, zeros = np.eye(models), np.zeros
     result = milp(
         c=-np.concatenate([value, zeros(models), -np.asarray(load_s) * worth / horizon_s]),
@@ -75,7 +75,11 @@ def place(demand: Demand, now: tuple[int, ...], load_s: tuple[float, ...], horiz
 
 def worker_prices(demand: Demand, workers: tuple[int, ...]) -> tuple[float, ...]:
     """The dual price of a second of each model's workers; infinite where no worker holds it."""
-    value, once, use = _program(demand, len(workers))
+    # Ways that need a model nobody holds are left out.
+    able = ~demand.work_s[[m for m, n in enumerate(workers) if not n]].any(axis=0)
+    value, once, use = _program(
+        demand._replace(quality=demand.quality[:, able], work_s=demand.work_s[:, able]), len(workers)
+    )
     result = linprog(
         c=-value,
         A_ub=np.vstack([once, use]),
@@ -90,9 +94,9 @@ def worker_prices(demand: Demand, workers: tuple[int, ...]) -> tuple[float, ...]
 
 
 def _program(demand: Demand, models: int) -> tuple[Floats, Floats, Floats]:
-    """What serving each class as each variant yields, that a class is served once, and the work by model."""
+    """What serving each class in each way yields, that a class is served once, and the work by model."""
     classes, variants = demand.quality.shape
     serve = demand.per_s * demand.share[:, None] * np.ones(variants)
     once = np.kron(np.eye(classes), np.ones(variants))
-    use = np.array([(serve * demand.work_s * (demand.model == m)).ravel() for m in range(models)])
+    use = np.array([(serve * demand.work_s[m]).ravel() for m in range(models)])
     return np.asarray((serve * demand.quality).ravel()), np.asarray(once), np.asarray(use)

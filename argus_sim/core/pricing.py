@@ -30,11 +30,12 @@ _ROUNDS = 30
 
 @dataclass(frozen=True)
 class Pool:
-    """The workers that hold one model, and what may be asked of them.
+    """The workers that hold one model, and what may be asked of them: V ways to serve a prompt.
 
     Attributes:
         quality: float64[C, V], what a prompt of each class is expected to be worth as each variant.
         work_s: float64[V], worker-seconds per image in a full batch.
+        chance: float64[V], the part of the prompts that bring this work at all: 1, but for a later image.
         latest_s: float64[V], the longest wait after which each variant still makes the deadline.
         share: float64[C], part of the demand in each class; sums to 1.
         otherwise: float64[C], what a prompt of each class is worth if this pool does not serve it.
@@ -45,6 +46,7 @@ class Pool:
 
     quality: Floats
     work_s: Floats
+    chance: Floats
     latest_s: Floats
     share: Floats
     otherwise: Floats
@@ -154,7 +156,7 @@ def _responses(pool: Pool, waits: Floats) -> tuple[Floats, Floats, Floats, Float
         taken = pool.share * (np.take_along_axis(allowed, best[..., None], 2)[..., 0] > pool.otherwise)
         gain[same] = (taken * (pool.quality[rows, best] - pool.otherwise)).sum(axis=1)
         work[same] = (taken * pool.work_s[best]).sum(axis=1)
-        square[same] = (taken * pool.work_s[best] ** 2).sum(axis=1)
+        square[same] = (taken * pool.work_s[best] ** 2 / pool.chance[best]).sum(axis=1)
     return gain, work, square, price
 
 

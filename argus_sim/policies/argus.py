@@ -134,7 +134,11 @@ class Argus(Allocating):
             return super().allocate(view)
         here = self._best(self._ladder, view)
         if here is None:
-            return self.solve(view.workers_up)
+            held = Move(self.setup.catalog, self._ladder, view).held
+            if sum(held) < view.workers_up:
+                return self.solve(view.workers_up)
+            # Nobody comes: no load can gain anything, and bursts often come out of silence.
+            return Allocation(tuple(held), tuple(n * r for n, r in zip(held, self._throughput, strict=True)))
         # A cache that nobody asks, because it failed, would never be seen to work again.
         self._is_probing = self._watch is not None and not (self._ladder.cached and self._watch.is_healthy)
         if self._other is not None:

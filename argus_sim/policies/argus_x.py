@@ -4,6 +4,8 @@
   over classes of prompts, for the recent peak of what demand may be. A model load is an investment that has to be
   repaid within a horizon (:mod:`argus_sim.core.placement`).
 * *Expected quality by variant* for each prompt, in place of one affinity label.
+* *More than one image*, where there is a judge of images (:mod:`argus_sim.core.beliefs`). Another model makes one
+  more where that is expected to better the best so far by more than its time costs, and is in time.
 * *Prices.* A worker's second has a price that follows from the backlog: the solution of a control problem that
   knows demand, its dispersion and the deadline (:mod:`argus_sim.core.pricing`). A request takes the variant with
   the most quality left after paying for its time, among those that can still make its deadline. If none can, it
@@ -16,16 +18,30 @@ docs/policies/argus-x.md has the reasoning and what did not work.
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
-from argus_sim.core import placement, pricing
+from argus_sim.core import placement, pricing, sequences
+from argus_sim.core.beliefs import Beliefs, posterior, reservation, second_gains
 from argus_sim.core.forecast import Demand, EwmaForecast, Forecast
 from argus_sim.core.view import ClusterView
 from argus_sim.domain import Request, VariantId
-from argus_sim.policies.base import Decision, Params, Plan, Policy, Route, Serves, Setup, keep_or_move
+from argus_sim.policies.base import (
+    Again,
+    Decision,
+    Keep,
+    Params,
+    Plan,
+    Policy,
+    Route,
+    Serves,
+    Setup,
+    Verdict,
+    keep_or_move,
+)
 
 #: Demand and dispersion are rounded to steps of this size (natural logarithm), so that tables recur.
 _DEMAND_STEP, _PEAK_STEP, _DISPERSION_STEP = 0.04, 0.1, 0.4
@@ -33,6 +49,11 @@ _DEMAND_STEP, _PEAK_STEP, _DISPERSION_STEP = 0.04, 0.1, 0.4
 #: part of the longest wait on, and the price may be this part of what every class of prompts can pay. Found by
 #: experiment on the trace `bursty`.
 _OVERLOAD, _SURE, _AFFORDABLE = 0.92, 0.05, 0.8
+#: Variants that later images may be made by, at most, and the costs of one that gains are tabulated for.
+_LATER = 5
+_COSTS = np.linspace(0.0, 0.2, 101)
+_COST_STEP = float(_COSTS[1])
+_NEVER = (len(_COSTS), math.inf)
 #: Tables that are kept, each for one demand, dispersion and placement.
 _TABLES = 512
 
@@ -41,11 +62,23 @@ Offer = tuple[tuple[VariantId, float], ...]
 
 
 class _Market(NamedTuple):
-    """A pool as routing sees it: the work of each variant, the work per grid cell, and the offer in each cell."""
+    """A pool as routing sees it.
+
+    Attributes:
+        work_s: The work of each variant.
+        cell_s: The work per grid cell.
+        offers: The offer in each cell.
+        prices: The price of a worker's second in each cell.
+        workers: How many there are.
+        last_s: For each variant that later images are made by: how long one takes once a worker is free.
+    """
 
     work_s: tuple[tuple[VariantId, float], ...]
     cell_s: float
     offers: tuple[Offer, ...]
+    prices: tuple[float, ...]
+    workers: int
+    last_s: tuple[tuple[VariantId, float], ...]
 
 
 class ArgusXParams(Params):
@@ -68,6 +101,10 @@ class ArgusXParams(Params):
     on_time: float = Field(
         default=2.0, ge=0, description="What an image in time is worth beside its relative quality."
     )
+    cascade: Literal["auto", "never"] = Field(
+        default="auto",
+        description="Whether a judge's word may lead to more than one image, where that pays.",
+    )
     classes: int = Field(default=24, ge=1, description="Classes of prompts in the programs.")
     cells: int = Field(default=32, ge=4, description="Points of the grid of waits.")
 
@@ -86,12 +123,25 @@ class ArgusX(Policy):
         self._slow = Demand(EwmaForecast(half_life_s=params.slow_half_life_s).build())
         self._peak_per_s, self._peak_at_s = 0.0, 0.0
         self._work_s = np.array([1.0 / catalog.throughput_per_s(v, limit_s=setup.slo_s) for v in variants])
-        self._model = np.array(catalog.model)
+        #: Worker-seconds of each model, by variant and then by sequence.
+        self._use_s = np.zeros((len(catalog.models), len(variants)))
+        self._use_s[list(catalog.model), variants] = self._work_s
         self._quality: list[list[float]] = predictor.predicted.tolist()
         group, self._class_quality = pricing.classes(predictor.predicted, predictor.train, params.classes)
+        self._model_of = catalog.model
+        self._group: list[int] = group.tolist()
+        #: How long one image takes (99th percentile), and the time that a request has.
+        self._alone_s = [catalog.p99_s[v][catalog.batch_sizes[v][0]] for v in variants]
+        self._within_s = setup.slo_s * (1.0 - params.margin)
+        self._beliefs: Beliefs | None = None
+        self._sequences: tuple[tuple[VariantId, ...], ...] = ()
+        self._gains: list[tuple[tuple[VariantId, list[list[float]]], ...]] = [()] * len(variants)
+        self._later: frozenset[VariantId] = frozenset()
+        if setup.judged is not None and params.cascade != "never":
+            self._add_sequences(setup.judged)
         self._class_quality += params.on_time
         # What cannot make the deadline even alone is worth nothing to the programs.
-        hopeless = [catalog.p99_s[v][catalog.batch_sizes[v][0]] > setup.slo_s for v in variants]
+        hopeless = [v for v in variants if self._alone_s[v] > setup.slo_s]
         self._class_quality[:, hopeless] = 0.0
         known = group[predictor.train]
         self._share = np.bincount(known, minlength=len(self._class_quality)) / len(known)
@@ -116,12 +166,45 @@ class ArgusX(Policy):
         self._in_full = [Route(v, "cache miss: served in full") for v in variants]
         self._missed = self._in_full[catalog.base]
         self._skipped = [v.skipped_steps for v in catalog.variants]
+        self._anew = [Route(v, "another image: it is worth its price") for v in variants]
+        self._before = [Keep(v, "an image made before is the best") for v in variants]
 
         self._counts: tuple[int, ...] = ()
         self._plan: Plan | None = None
         self._planned: tuple[int, int] | None = None
         self._markets: tuple[_Market, ...] = ()
         self._tables: dict[tuple[int, int, tuple[int, ...]], tuple[_Market, ...]] = {}
+
+    @classmethod
+    def may_judge(cls, params: Any) -> bool:
+        return bool(params.cascade != "never")
+
+    @property
+    def judges(self) -> bool:
+        return self._beliefs is not None
+
+    def _add_sequences(self, judged: npt.NDArray[np.float64]) -> None:
+        """Ways to serve by more than one image, where any is worth while."""
+        catalog, predictor = self.setup.catalog, self.setup.predictor
+        beliefs = Beliefs(predictor.observed, predictor.predicted[predictor.train], judged)
+        in_full = [v for v, variant in enumerate(catalog.variants) if not variant.skipped_steps]
+        if not beliefs.worth.any():
+            return
+        promise = (self._class_quality.mean(axis=0) + beliefs.after(()).spread)[in_full]
+        best = [in_full[i] for i in np.argsort(-promise, kind="stable")[:_LATER]]
+        found = sequences.worthwhile(
+            self._class_quality, beliefs.covariance, self._use_s, self._alone_s, sorted(best), self._within_s
+        )
+        if not found.variants:
+            return
+        self._beliefs, self._sequences = beliefs, found.variants
+        self._later = frozenset(v for way in found.variants for v in way[1:])
+        for first in {way[0] for way in found.variants}:
+            seconds = sorted({way[1] for way in found.variants if way[0] == first})
+            tables = [second_gains(beliefs, self._class_quality, first, w, _COSTS) for w in seconds]
+            self._gains[first] = tuple((w, t.tolist()) for w, t in zip(seconds, tables, strict=True))
+        self._class_quality = np.hstack([self._class_quality, found.quality])
+        self._use_s = np.hstack([self._use_s, found.work_s])
 
     def monitor(self, view: ClusterView) -> bool:
         jumped = self._demand.look(view)
@@ -164,7 +247,7 @@ class ArgusX(Policy):
         return self._peak_per_s
 
     def _wanted(self, per_s: float) -> placement.Demand:
-        return placement.Demand(self._class_quality, self._share, self._work_s, self._model, per_s)
+        return placement.Demand(self._class_quality, self._share, self._use_s, per_s)
 
     def _set_prices(self) -> None:
         demand = max(self._expected_per_s(), 1e-3)
@@ -191,24 +274,38 @@ class ArgusX(Policy):
         self, model: int, workers: int, price: tuple[float, ...], demand_per_s: float, dispersion: float
     ) -> _Market:
         """Price the seconds of one model's workers, the others' being at their planned price."""
-        catalog, slo_s = self.setup.catalog, self.setup.slo_s
+        catalog, slo_s, use_s = self.setup.catalog, self.setup.slo_s, self._use_s
         mine = list(self._serves[model])
-        others = [v for v, m in enumerate(catalog.model) if m != model and math.isfinite(price[m])]
+        several = range(len(catalog.variants), use_s.shape[1])
+        # What a way to serve costs elsewhere; where it cannot be had, infinitely much.
+        outside = [m for m in range(len(price)) if m != model]
+        absent = [m for m in outside if not math.isfinite(price[m])]
+        missing = [any(use_s[m, w] > 0.0 for m in absent) for w in range(use_s.shape[1])]
+        there = [m for m in outside if math.isfinite(price[m])]
+        cost = np.array([price[m] for m in there]) @ use_s[there] if there else np.zeros(use_s.shape[1])
+        others = [w for w in range(use_s.shape[1]) if not use_s[model, w] and not missing[w]]
         elsewhere = np.zeros(len(self._share))
         if others:
-            cost = np.array([price[catalog.model[v]] for v in others]) * self._work_s[others]
-            elsewhere = np.maximum(0.0, (self._class_quality[:, others] - cost).max(axis=1))
-        within_s = slo_s * (1.0 - self.params.margin)
+            elsewhere = np.maximum(0.0, (self._class_quality[:, others] - cost[others]).max(axis=1))
+        within_s = self._within_s
         latest_s = [
             pricing.longest_wait_s(within_s, catalog.p99_s[v][b], workers, catalog.mean_s[v][b])
             for v, b in ((v, self._batch[v]) for v in mine)
         ]
         waits_s = np.linspace(0.0, max(max(latest_s), 0.1 * slo_s), self.params.cells).tolist()
+        partly = [w for w in several if use_s[model, w] and not missing[w]]
+        ways = [self._sequences[w - several.start] for w in partly]
+        whole_s = [sum(self._work_s[v] for v in way if catalog.model[v] == model) for way in ways]
+        once_s = max(catalog.mean_s[v][catalog.batch_sizes[v][0]] for v in mine)
+        last_s = [
+            pricing.longest_wait_s(within_s, sum(self._alone_s[v] for v in way), workers, once_s) for way in ways
+        ]
         work_s = self._work_s[mine]
         pool = pricing.Pool(
-            quality=self._class_quality[:, mine],
-            work_s=work_s,
-            latest_s=np.array(latest_s),
+            quality=np.hstack([self._class_quality[:, mine], self._class_quality[:, partly] - cost[partly]]),
+            work_s=use_s[model, [*mine, *partly]],
+            chance=np.append(np.ones(len(mine)), use_s[model, partly] / whole_s),
+            latest_s=np.array([*latest_s, *last_s]),
             share=self._share,
             otherwise=elsewhere,
             workers=workers,
@@ -225,7 +322,7 @@ class ArgusX(Policy):
         if demand_per_s > _OVERLOAD * capacity_per_s:
             # An overload that lasts: whatever the noise, the backlog does not empty, and a second is worth what
             # the program says as soon as all workers are sure to have work.
-            affordable = _AFFORDABLE * float((pool.quality / work_s).max(axis=1).min())
+            affordable = _AFFORDABLE * float((self._class_quality[:, mine] / work_s).max(axis=1).min())
             sure_s = _SURE * waits_s[-1]
             prices = [
                 max(p, min(price[model], affordable) * min(1.0, x / sure_s))
@@ -239,20 +336,91 @@ class ArgusX(Policy):
             )
             for x, p in zip(waits_s, prices, strict=True)
         ]
-        return _Market(tuple((v, float(self._work_s[v])) for v in mine), workers * waits_s[1], (*offers, ()))
+        return _Market(
+            tuple((v, float(self._work_s[v])) for v in mine),
+            workers * waits_s[1],
+            (*offers, ()),
+            tuple(prices),
+            workers,
+            tuple(
+                (v, self._alone_s[v] + catalog.mean_s[v][catalog.batch_sizes[v][0]] / (workers + 1))
+                for v in mine
+                if v in self._later
+            ),
+        )
 
     def route(self, request: Request, view: ClusterView) -> Decision:
         quality = self._quality[request.prompt]
         queued = view.queued
         hit = request.hit
         best, most = -1, -math.inf
-        for work_s, cell_s, offers in self._markets:
+        second = self._second(request, view) if self._beliefs is not None and len(self._markets) > 1 else {}
+        for work_s, cell_s, offers, _, workers, _ in self._markets:
             waiting_s = 0.0
             for variant, one_s in work_s:
                 waiting_s += queued(variant) * one_s
             cell = int(waiting_s / cell_s + 0.5)
             for variant, cost in offers[cell] if cell < len(offers) else ():
                 left = quality[variant] - cost
+                if second:
+                    gain = 0.0
+                    left_s = self._within_s - waiting_s / workers - self._alone_s[variant]
+                    for later, table in self._gains[variant]:
+                        step, takes_s = second.get(later, _NEVER)
+                        if step < len(table) and takes_s <= left_s:
+                            gain = max(gain, table[step][self._group[request.prompt]])
+                    left += gain
                 if left > most and (hit is None or self._skipped[variant] <= hit.max_skipped_steps):
                     best, most = variant, left
         return self._routes[best] if best >= 0 else self._hopeless if hit is None else self._missed
+
+    def _later_costs(self, view: ClusterView) -> dict[VariantId, tuple[float, float]]:
+        """What one image more costs at each variant, and how long it takes, waiting included."""
+        queued = view.queued
+        found: dict[VariantId, tuple[float, float]] = {}
+        for work_s, cell_s, _, prices, workers, last_s in self._markets:
+            if not last_s:
+                continue
+            waiting_s = 0.0
+            for variant, one_s in work_s:
+                waiting_s += queued(variant) * one_s
+            cell = int(waiting_s / cell_s + 0.5)
+            if cell < len(prices):
+                for variant, one_s in last_s:
+                    found[variant] = (prices[cell] * float(self._work_s[variant]), waiting_s / workers + one_s)
+        return found
+
+    def _second(self, request: Request, view: ClusterView) -> dict[VariantId, tuple[int, float]]:
+        """The same, with costs as steps of the tables of gains; only what is cheap enough."""
+        return {
+            variant: (round(cost / _COST_STEP), takes_s)
+            for variant, (cost, takes_s) in self._later_costs(view).items()
+            if cost < _COSTS[-1]
+        }
+
+    def review(self, request: Request, variant: VariantId, confidence: float, view: ClusterView) -> Verdict:
+        beliefs = self._beliefs
+        assert beliefs is not None
+        if len(self._markets) == 1:  # another image is always by another model
+            return None
+        predicted = self._quality[request.prompt]
+        images = (*request.images, (variant, confidence))
+        made = tuple(v for v, _ in images)
+        if len(set(made)) < len(made):  # its worker was lost, and it began anew
+            return None
+        words = [beliefs.word(v, c, predicted[v]) for v, c in images]
+        after = beliefs.after(made)
+        expected = {v: posterior(after, predicted, words, v) for v in made}
+        best = max(made, key=expected.__getitem__)
+        left_s = request.deadline_s - view.now_s - (self.setup.slo_s - self._within_s)
+        models = {self._model_of[v] for v in made}
+        following, worth = -1, expected[best]
+        for later, (cost, takes_s) in self._later_costs(view).items():
+            if takes_s > left_s or self._model_of[later] in models:
+                continue
+            from_s = reservation(posterior(after, predicted, words, later), after.spread[later], cost)
+            if from_s > worth:
+                following, worth = later, from_s
+        if following >= 0:
+            return Again(self._anew[following], best)
+        return None if best == variant else self._before[best]

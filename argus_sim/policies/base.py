@@ -40,6 +40,25 @@ class AskCache(NamedTuple):
     reason: str
 
 
+class Again(NamedTuple):
+    """A cascade: make another image and keep this one.
+
+    Attributes:
+        route: What makes the next image.
+        keep: Whose image, of those made so far, the request gets if the next one cannot be made in time.
+    """
+
+    route: Route
+    keep: VariantId
+
+
+class Keep(NamedTuple):
+    """A cascade: the image that this variant made before, and that was kept, is the answer."""
+
+    variant: VariantId
+    reason: str
+
+
 class Wait(NamedTuple):
     """Leave the batch to fill up, until this time at the latest."""
 
@@ -47,6 +66,8 @@ class Wait(NamedTuple):
 
 
 Decision = Route | Refuse | AskCache
+#: What a cascade may say of an image; None: it is good enough. Who answers ``Route`` throws the image away.
+Verdict = Route | Again | Keep | None
 
 #: What one worker serves: variants that all run on the same model.
 Serves = tuple[VariantId, ...]
@@ -77,6 +98,8 @@ class Setup:
         rng: The policy's own stream of random numbers.
         predictor: Predicts quality from a prompt's text; trained on the training prompts only.
         future_s: float64[n], when all requests will arrive: only where the experiment says ``forecast: perfect``.
+        judged: float64[T, V], what the discriminator says of an image of each training prompt (the rows of
+            ``predictor.observed``) by each variant; None where the cluster has none.
     """
 
     catalog: Catalog
@@ -85,6 +108,7 @@ class Setup:
     rng: np.random.Generator
     predictor: QualityPredictor
     future_s: npt.NDArray[np.float64] | None = None
+    judged: npt.NDArray[np.float64] | None = None
 
 
 class Policy:
@@ -159,13 +183,21 @@ class Policy:
         timings = self.setup.catalog.of_worker(worker)
         return timings.fit[variant][min(len(queue), timings.max_batch[variant])]
 
-    def review(self, request: Request, variant: VariantId, confidence: float, view: ClusterView) -> Route | None:
-        """A cascade: whether an image is good enough (None), or which variant is to make another one.
+    @classmethod
+    def may_judge(cls, params: Any) -> bool:
+        """Whether the policy wants a discriminator, where there is one: it is a cascade."""
+        return cls.review is not Policy.review
 
-        Only called where it is overridden; the host then has a discriminator look at every image.
+    @property
+    def judges(self) -> bool:
+        """Whether :meth:`review` is called, and the host needs a discriminator. Asked once, before the start."""
+        return self.may_judge(self.params)
+
+    def review(self, request: Request, variant: VariantId, confidence: float, view: ClusterView) -> Verdict:
+        """A cascade: whether an image is good enough, or what to do about it.
 
         Args:
-            request: Whose image it is.
+            request: Whose image it is; ``request.images`` are those that were kept before.
             variant: What made it.
             confidence: What the discriminator says of it, in [0, 1]; 1 is best.
             view: The cluster.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from array import array
 from typing import Annotated, Final
 
 import numpy as np
@@ -41,8 +43,9 @@ class DiscriminatorConfig(BaseModel):
 class Discriminator:
     """A Gaussian copula of confidence and quality: confidences of one variant are uniform in (0, 1).
 
-    Each request brings its own luck, the same whatever variant made the image, so that policies are compared on
-    common random numbers.
+    Each image brings its own luck: what a request has with a variant is the same under every policy, so that they
+    are compared on common random numbers, and says nothing about what it has with another variant. (If the luck
+    of a request were shared, two images of it could be compared without any error.)
 
     Args:
         config: How well it judges.
@@ -58,11 +61,23 @@ class Discriminator:
         requests: int,
         rng: np.random.Generator,
     ) -> None:
-        self._weight = config.correlation
         ranks = (rankdata(quality, axis=0) - 0.5) / len(quality)  # ties share a rank
-        self._score = ndtri(ranks)
-        self._luck = np.sqrt(1.0 - config.correlation**2) * rng.standard_normal(requests)
+        self._score: list[list[float]] = (config.correlation * ndtri(ranks)).tolist()
+        self._spread = math.sqrt(1.0 - config.correlation**2)
+        self._requests = requests
+        #: By variant; drawn when its first image is judged.
+        self._rng = rng.spawn(quality.shape[1])
+        self._luck: list[array[float] | None] = [None] * quality.shape[1]
 
     def confidence(self, row: int, prompt: int, variant: VariantId) -> float:
         """What it says, in (0, 1), of the image that ``variant`` made for a request."""
-        return float(ndtr(self._weight * self._score[prompt, variant] + self._luck[row]))
+        luck = self._luck[variant]
+        if luck is None:
+            drawn = self._spread * self._rng[variant].standard_normal(self._requests)
+            luck = self._luck[variant] = array("d", drawn.tobytes())
+        return float(ndtr(self._score[prompt][variant] + luck[row]))
+
+    def of_all(self, prompts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """float64[n, V]: what it says of one image of each prompt by each variant; request k is for prompt k."""
+        variants = range(len(self._luck))
+        return np.array([[self.confidence(k, p, v) for v in variants] for k, p in enumerate(prompts.tolist())])

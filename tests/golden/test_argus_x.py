@@ -12,7 +12,7 @@ from argus_sim.core.pricing import Pool, backlog_prices, classes, longest_wait_s
 def demand(per_s: float) -> Demand:
     """Model 0 takes 4 s for a quality of 1 or 2 s for 0.9; model 1 takes 1 s for 0.6."""
     return Demand(
-        np.array([[1.0, 0.9, 0.6]]), np.array([1.0]), np.array([4.0, 2.0, 1.0]), np.array([0, 0, 1]), per_s
+        np.array([[1.0, 0.9, 0.6]]), np.array([1.0]), np.array([[4.0, 2.0, 0.0], [0.0, 0.0, 1.0]]), per_s
     )
 
 
@@ -52,6 +52,7 @@ def pool(**changes: object) -> Pool:
     values: dict[str, object] = {
         "quality": np.array([[1.0, 0.9]]),
         "work_s": np.array([4.0, 2.0]),
+        "chance": np.ones(2),
         "latest_s": np.array([10.0, 10.0]),
         "share": np.array([1.0]),
         "otherwise": np.array([0.0]),
