@@ -125,6 +125,8 @@ def test_what_the_cache_does_not_allow_goes_as_deep_as_it_does(profile: Profile)
             engine.cache_answered(now_s + 0.05, row, hit)
             if now_s > 200.0:
                 levels[hit].add(engine.log.reasons[engine.log.reason[row]].rpartition(", ")[2])
+        for queue in engine.queues:  # no batch ends here, and a backlog is none of this test's business
+            queue.clear()
         engine.tick(now_s)
     assert levels[DEEP] == {"level 1", "level 2"}
     assert levels[SHALLOW] == {"level 1"}
