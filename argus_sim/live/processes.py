@@ -64,12 +64,21 @@ class Kept(ABC):
 
     Args:
         name: For people.
+        prepare: Called in it with `args`; returns what answers messages. Both are pickled.
         owner: Hears of it.
         patience: With it.
     """
 
-    def __init__(self, name: str, owner: Owner, patience: Patience) -> None:
+    def __init__(
+        self,
+        name: str,
+        prepare: Callable[..., Handler],
+        args: tuple[Any, ...],
+        owner: Owner,
+        patience: Patience,
+    ) -> None:
         self.name = name
+        self._prepare, self._args = prepare, args
         self._owner, self._patience = owner, patience
         self._failed: Failed | None = None
         self._failures = 0
@@ -151,28 +160,11 @@ class Kept(ABC):
 
 
 class Supervised(Kept):
-    """A process on this machine.
+    """A process on this machine."""
 
-    Args:
-        name: For people.
-        prepare: Called in the process with `args`; returns what answers messages. Both are pickled.
-        owner: Hears of it.
-        patience: With it.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        prepare: Callable[..., Handler],
-        args: tuple[Any, ...],
-        owner: Owner,
-        patience: Patience,
-    ) -> None:
-        super().__init__(name, owner, patience)
-        self._prepare, self._args = prepare, args
-        self._process: Any = None
-        self._writer: asyncio.StreamWriter | None = None
-        self._silent_beats = 0
+    _process: Any = None
+    _writer: asyncio.StreamWriter | None = None
+    _silent_beats = 0
 
     @property
     def pid(self) -> int | None:

@@ -139,7 +139,7 @@ class RayMachines:
             event("waiting for Ray", level=logging.WARNING, why=message)
 
     def worker(self, number: int, owner: Owner) -> Kept:
-        return RayWorker(f"worker {number}", self._config, self._prepare, self._args, owner, self._patience)
+        return RayWorker(self._config, f"worker {number}", self._prepare, self._args, owner, self._patience)
 
     async def close(self) -> None:
         if self._opening is None:
@@ -175,27 +175,23 @@ class RayMachines:
 
 
 class RayWorker(Kept):
-    """An actor.
+    """An actor. Its time to start counts from when Ray has found room for it, but for the first time.
 
     Args:
-        name: For people.
-        config: What it takes.
-        prepare: Called in its process with `args`; returns what answers messages.
-        owner: Hears of it.
-        patience: With it. Its time to start counts from when Ray has found room for it, but for the first time.
+        config: What it takes; the others are those of :class:`Kept`.
     """
 
     def __init__(
         self,
-        name: str,
         config: RayConfig,
+        name: str,
         prepare: Callable[..., Handler],
         args: tuple[Any, ...],
         owner: Owner,
         patience: Patience,
     ) -> None:
-        super().__init__(name, owner, patience)
-        self._config, self._prepare, self._args = config, prepare, args
+        super().__init__(name, prepare, args, owner, patience)
+        self._config = config
         self._actor: Any = None
         self._place: Place | None = None
         self._messages: asyncio.Queue[Any] = asyncio.Queue()
