@@ -18,16 +18,14 @@ from argus_sim.core.engine import Engine
 from argus_sim.core.floor import PolicyError
 from argus_sim.domain import Request
 from argus_sim.errors import InputError
-from argus_sim.policies.base import Plan, Refuse, Route
+from argus_sim.policies.base import Refuse, Route
 from argus_sim.policies.diffserve import Cascade, choose_light, solve_cascade
-from argus_sim.policies.static import Static
 from argus_sim.profile import Profile
 from argus_sim.simulation.discriminator import RECORDED_CORRELATION, Discriminator, DiscriminatorConfig
+from tests.make_cascade import HEAVY, LIGHT, LightFirst, light_and_heavy
 from tests.make_cluster import columns_of, make_cluster
-from tests.make_engine import NEVER, make_engine, make_policy, make_requests, make_setup
+from tests.make_engine import NEVER, make_engine, make_policy, make_requests
 from tests.make_profile import make_profile
-
-HEAVY, LIGHT = 0, 1
 
 
 @pytest.fixture(scope="module")
@@ -35,18 +33,8 @@ def profile() -> Profile:
     return make_profile({"heavy": {1: 4.0, 2: 6.0}, "light": {1: 1.0, 2: 1.5}}, spread=0.05)
 
 
-class Twice(Static):
-    """Light first; an image under 0.5 is made again by the heavy model."""
-
-    def plan(self, view: Any) -> Plan:
-        return Plan(((LIGHT,), (HEAVY,)), "one of each")
-
-    @property
-    def constant(self) -> Route:
-        return Route(LIGHT, "first")
-
-    def route(self, request: Request, view: Any) -> Route:
-        return self.constant
+class Twice(LightFirst):
+    """An image under 0.5 is made again by the heavy model."""
 
     def review(self, request: Request, variant: int, confidence: float, view: Any) -> Route | None:
         return Route(self.target, "again") if variant == LIGHT and confidence < 0.5 else None
@@ -54,11 +42,8 @@ class Twice(Static):
     target = HEAVY
 
 
-def engine_of(profile: Profile, arrivals: int, policy: type[Static] = Twice) -> Engine:
-    made = policy(make_setup(profile, 2), Static.Params(placement={"light": 1, "heavy": 1}))  # type: ignore[call-arg]
-    engine = make_engine(made, make_requests(np.arange(arrivals, dtype=float)), drop=NEVER)
-    engine.start()
-    return engine
+def engine_of(profile: Profile, arrivals: int, policy: type[LightFirst] = Twice) -> Engine:
+    return light_and_heavy(profile, policy, np.arange(arrivals, dtype=float), drop=NEVER)
 
 
 def test_only_bad_images_run_again(profile: Profile) -> None:

@@ -12,27 +12,15 @@ from argus_sim.core.engine import KEPT, Engine
 from argus_sim.core.floor import PolicyError
 from argus_sim.core.gallery import Gallery
 from argus_sim.domain import Outcome, Request
-from argus_sim.policies.base import Again, Keep, Plan, Route, Verdict
-from argus_sim.policies.static import Static
-from tests.make_engine import make_engine, make_requests, make_setup
+from argus_sim.policies.base import Again, Keep, Route, Verdict
+from tests.make_cascade import HEAVY, LIGHT, LightFirst, light_and_heavy
 from tests.make_profile import make_profile
 
-HEAVY, LIGHT = 0, 1
 PROFILE = make_profile({"heavy": {1: 4.0}, "light": {1: 1.0}})
 
 
-class Better(Static):
-    """Light first; an image under 0.5 is followed by a heavy one, and the better of the two is the answer."""
-
-    def plan(self, view: Any) -> Plan:
-        return Plan(((LIGHT,), (HEAVY,)), "one of each")
-
-    @property
-    def constant(self) -> Route:
-        return Route(LIGHT, "first")
-
-    def route(self, request: Request, view: Any) -> Route:
-        return self.constant
+class Better(LightFirst):
+    """An image under 0.5 is followed by a heavy one, and the better of the two is the answer."""
 
     def review(self, request: Request, variant: int, confidence: float, view: Any) -> Verdict:
         self.shown = request.images
@@ -42,10 +30,8 @@ class Better(Static):
         return Keep(LIGHT, "it was better") if light > confidence else None
 
 
-def engine_of(slo_s: float = 1e9, arrivals: int = 1, policy: type[Static] = Better, **options: Any) -> Engine:
-    made = policy(make_setup(PROFILE, 2), Static.Params(placement={"light": 1, "heavy": 1}))  # type: ignore[call-arg]
-    engine = make_engine(made, make_requests(np.zeros(arrivals), slo_s), **options)
-    engine.start()
+def engine_of(slo_s: float = 1e9, arrivals: int = 1, policy: type[LightFirst] = Better, **options: Any) -> Engine:
+    engine = light_and_heavy(PROFILE, policy, np.zeros(arrivals), slo_s, **options)
     for row in range(arrivals):
         engine.arrive(0.0, row)
     return engine
