@@ -323,7 +323,7 @@ def record_of(
     variant, outcome = columns["variant"], columns["outcome"]
     # Each request of a batch of n stands for an n-th of the time that the batch took.
     busy_s = float(np.nansum((columns["finish_s"] - columns["start_s"]) / np.maximum(columns["batch_size"], 1)))
-    busy_s += engine.wasted_s + engine.passed_on_s
+    busy_s += engine.wasted_s + engine.cascade.passed_on_s
     served = (outcome == Outcome.ON_TIME) | (outcome == Outcome.LATE)
     relative = np.full(len(variant), np.nan)
     to_base = np.full(len(variant), np.nan)

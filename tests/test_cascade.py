@@ -59,7 +59,7 @@ def test_only_bad_images_run_again(profile: Profile) -> None:
     assert command.as_tuple() == (0, LIGHT, (1, 2))
     (command,) = engine.batch_done(2.5, 0, [0.2, 0.5])
     assert command.as_tuple() == (1, HEAVY, (1,))
-    assert engine.passed_on_s == pytest.approx(0.75)  # its half of the light batch
+    assert engine.cascade.passed_on_s == pytest.approx(0.75)  # its half of the light batch
     assert not engine.is_idle()
     assert not engine.batch_done(6.5, 1, [0.0])  # the heavy image is final, whatever it looks like
     assert engine.is_idle()
@@ -256,7 +256,7 @@ def test_a_run_defers_what_the_plan_says(profile: Profile) -> None:
     blind = share * quality[:, HEAVY].mean() + (1 - share) * quality[:, LIGHT].mean()
     assert got > blind + 0.005
     # All time is accounted for: images that were not good enough are not lost from sight.
-    assert cluster.engine.passed_on_s > 0.0
+    assert cluster.engine.cascade.passed_on_s > 0.0
     assert not math.isnan(got)
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from argus_sim.core.cascade import KEPT
 from argus_sim.core.commands import Deliver, Reject, WakeUp
-from argus_sim.core.engine import KEPT, Engine
+from argus_sim.core.engine import Engine
 from argus_sim.core.floor import PolicyError
 from argus_sim.core.gallery import Gallery
 from argus_sim.domain import Outcome, Request
@@ -58,9 +59,9 @@ def test_the_better_image_is_delivered(second: float, variant: int) -> None:
         "finish_s": [5.0],
     }
     # The image that nobody gets is work passed on, and so is one that is given away later than it was made.
-    assert engine.passed_on_s == pytest.approx(1.0 if variant == HEAVY else 5.0)
+    assert engine.cascade.passed_on_s == pytest.approx(1.0 if variant == HEAVY else 5.0)
     assert len(engine.log.attempts().request) == (1 if variant == HEAVY else 2)
-    assert not len(engine.gallery)
+    assert not len(engine.cascade.gallery)
     assert engine.is_idle()
 
 

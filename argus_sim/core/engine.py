@@ -14,17 +14,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from argus_sim.core.batching import DropRule, formers
+from argus_sim.core.cascade import Cascade
 from argus_sim.core.catalog import Catalog
-from argus_sim.core.commands import Command, Deliver, LookUpCache, Reject, WakeUp
+from argus_sim.core.commands import Command, LookUpCache, Reject
 from argus_sim.core.decisions import ASKED, REFUSED, Decisions
 from argus_sim.core.floor import NOTHING, Floor, PolicyError
-from argus_sim.core.gallery import Gallery
 from argus_sim.core.outcomes import SIZES, WORKERS, OutcomeLog
 from argus_sim.core.requests import Requests
 from argus_sim.core.view import ClusterView
 from argus_sim.core.workers import Worker
 from argus_sim.domain import BatchResult, CacheHit, VariantId
-from argus_sim.policies.base import Again, Decision, Keep, Plan, Policy
+from argus_sim.policies.base import Decision, Plan, Policy
 
 #: A named tuple's own constructor takes half as long again.
 _new = tuple.__new__
@@ -32,7 +32,6 @@ _new = tuple.__new__
 DROPPED = "dropped: could not finish by its deadline"
 FAILED_TWICE = "lost: its worker failed twice"
 NO_WORKER = "lost: no worker is up"
-KEPT = "the image made before: another could not be had in time"
 
 
 class Engine:
@@ -61,18 +60,17 @@ class Engine:
         "_rejects",
         "_request",
         "_retried",
-        "_review",
         "_route",
         "_simple",
         "_skipped",
         "_staleness_s",
         "arrived",
+        "cascade",
         "catalog",
         "floor",
-        "gallery",
+        "judges",
         "log",
         "membership",
-        "passed_on_s",
         "policy",
         "pools_of",
         "queues",
@@ -99,16 +97,18 @@ class Engine:
         self.log = log = OutcomeLog(len(requests))
         self._columns, self._reason = (log.start_s, log.finish_s, log.ran), log.reason
         self.arrived = 0
-        #: Time that workers spent on batches they were lost with, and on images that were not good enough.
-        self.wasted_s = self.passed_on_s = 0.0
+        #: Time that workers spent on batches they were lost with.
+        self.wasted_s = 0.0
         self.workers_up = workers
         self.membership = 0
         #: Rows whose cache look-up is under way, with the variant they wait for (or ASKED).
         self._asked: dict[int, VariantId] = {}
         self._retried: set[int] = set()
-        self.gallery = Gallery()
         self._skipped = [v.skipped_steps for v in catalog.variants]
         self._known = Decisions(policy.name, catalog, log)
+        #: Whether ``batch_done`` has to say how good the images are: the policy is a cascade.
+        self.judges = policy.judges
+        self.cascade = Cascade(policy, self._known, self._skipped, log, requests)
         self._request = requests.cursor()
         self._staleness_s = staleness_s
         self._rejects: list[Command] = []
@@ -136,7 +136,6 @@ class Engine:
         self._observe_cache: Callable[[CacheHit], None] | None = (
             policy.observe_cache if type(policy).observe_cache is not Policy.observe_cache else None
         )
-        self._review = policy.review if policy.judges else None
         self._simple = drop.kind == "never" and type(policy).batch is Policy.batch
         self._next_plan_s = policy.period_s if policy.period_s is not None else float("inf")
 
@@ -202,7 +201,7 @@ class Engine:
         started_s = worker.started_s
         ran = (batch.variant * WORKERS + index) * SIZES + len(rows)
         passed_on = NOTHING
-        if self._review is not None:
+        if self.judges:
             rows, passed_on = self._judge(now, worker, ran, confidence)
         start_column, finish_column, ran_column = self._columns
         for row in rows:
@@ -319,13 +318,8 @@ class Engine:
 
     def woken(self, now: float) -> Sequence[Command]:
         """The time of a ``WakeUp`` has come."""
-        commands = self._give_away(now) if len(self.gallery) else NOTHING
+        commands = self.cascade.due(now, self.queues) if len(self.cascade.gallery) else NOTHING
         return [*commands, *self.floor.wake(now)]
-
-    @property
-    def judges(self) -> bool:
-        """Whether ``batch_done`` has to say how good the images are: the policy is a cascade."""
-        return self._review is not None
 
     def is_idle(self) -> bool:
         """True when nothing waits, runs or is being looked up."""
@@ -353,66 +347,19 @@ class Engine:
     def _judge(
         self, now: float, worker: Worker, ran: int, confidence: Sequence[float] | None
     ) -> tuple[list[int], Sequence[Command]]:
-        """The rows whose image the policy lets pass, and what follows for the others, which run once more."""
-        assert self._review is not None
-        batch = worker.batch
-        if confidence is None or len(confidence) != len(batch.rows):
-            raise ValueError(
-                f"policy {self.policy.name!r} needs a confidence for each of {len(batch.rows)} images"
-            )
-        view, request = self._look(now), self._request
+        """The rows whose image the policy lets pass, and what follows for the others."""
         good: list[int] = []
         commands: list[Command] = []
-        for row, sure in zip(batch.rows, confidence, strict=True):
-            request.row, request.images = row, self.gallery.images(row)
-            decision = self._review(request, batch.variant, sure, view)
-            request.images = ()
-            if decision is None:
-                self.gallery.forget(row)
+        for row, command, variant in self.cascade.judge(
+            now, worker, ran, confidence, self._request, self._look(now)
+        ):
+            if command is not None:
+                commands.append(command)
+            if variant is not None:
+                commands += self._enqueue(now, row, variant)
+            elif command is None:
                 good.append(row)
-                continue
-            self.log.attempted((row,), worker.started_s, now, ran, lost=False)
-            self.passed_on_s += (now - worker.started_s) / len(batch.rows)
-            if isinstance(decision, Keep):
-                kept = self.gallery.take(row, decision.variant)
-                if kept is None:
-                    raise PolicyError(f"policy {self.policy.name!r} answered {decision}, but kept no such image")
-                commands.append(self._deliver(now, row, kept, decision.reason))
-                continue
-            route = decision.route if isinstance(decision, Again) else decision
-            variant, reason = self._known[route]
-            if variant < 0 or self._skipped[variant]:
-                raise PolicyError(
-                    f"policy {self.policy.name!r} answered {decision} to an image; allowed are None, Keep, and "
-                    f"Again or Route to a variant that needs no cache"
-                )
-            self._reason[row] = reason
-            if isinstance(decision, Again):
-                self.gallery.keep(row, batch.variant, sure, ran, decision.keep)
-                commands.append(WakeUp(self.requests.deadline_s[row]))
-            commands += self._enqueue(now, row, variant)
         return good, commands
-
-    def _give_away(self, now: float) -> Sequence[Command]:
-        """Requests that still wait for another image at their deadline get one that is there."""
-        due = {row for row in self.gallery if self.requests.deadline_s[row] <= now}
-        commands: list[Command] = []
-        for queue in self.queues if due else ():
-            for row in sorted(due.intersection(queue)):
-                queue.remove(row)
-                kept = self.gallery.take(row)
-                assert kept is not None
-                commands.append(self._deliver(now, row, kept, KEPT))
-        return commands
-
-    def _deliver(self, now: float, row: int, kept: tuple[VariantId, int], reason: str) -> Deliver:
-        """An image made before is the answer. Its batch is an attempt; start and finish are both now."""
-        variant, ran = kept
-        start_column, finish_column, ran_column = self._columns
-        start_column[row] = finish_column[row] = now
-        ran_column[row] = ran
-        self._reason[row] = self.log.code(reason)
-        return Deliver(row, variant)
 
     def _place(self, now: float, row: int) -> Sequence[Command]:
         """Find a new place for a request whose worker or queue is gone."""
@@ -426,9 +373,9 @@ class Engine:
     def _decided_specially(self, now: float, row: int, variant: VariantId) -> Sequence[Command]:
         """A refusal, a question to the cache, or a variant that needs the cache's answer first."""
         if variant == REFUSED:
-            kept = self.gallery.take(row)
+            kept = self.cascade.instead(now, row)
             if kept is not None:
-                return [self._deliver(now, row, kept, KEPT)]
+                return [kept]
             reason = self.log.reasons[self._reason[row]]
             self.log.rejected(row, reason)
             return [Reject(row, reason)]
@@ -452,17 +399,17 @@ class Engine:
         return self._lose(now, row, NO_WORKER)
 
     def _drop(self, row: int) -> None:
-        kept = self.gallery.take(row)
+        kept = self.cascade.instead(self.floor.now_s, row)
         if kept is not None:
-            self._rejects.append(self._deliver(self.floor.now_s, row, kept, KEPT))
+            self._rejects.append(kept)
             return
         self.log.rejected(row, DROPPED)
         self._rejects.append(Reject(row, DROPPED))
 
     def _lose(self, now: float, row: int, reason: str) -> Sequence[Command]:
-        kept = self.gallery.take(row)
+        kept = self.cascade.instead(now, row)
         if kept is not None:
-            return [self._deliver(now, row, kept, KEPT)]
+            return [kept]
         self.log.lost(row, reason)
         return [Reject(row, reason)]
 

@@ -351,7 +351,7 @@ class Host(RuleBasedStateMachine):
         assert engine.workers_up == len(self.up)
         assert engine.view.in_service() == sum(len(rows) for _, rows, _ in self.at_work())
         assert engine.wasted_s == pytest.approx(self.wasted_s)
-        assert engine.passed_on_s == pytest.approx(self.passed_on_s)
+        assert engine.cascade.passed_on_s == pytest.approx(self.passed_on_s)
         assert self.policy.oldest_view_s <= self.staleness_s
         # A worker that is up and does nothing holds what it needs; nothing waits for it, or we are to wake it.
         for worker in self.up - set(self.running) - set(self.loading):
