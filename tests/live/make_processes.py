@@ -48,6 +48,15 @@ def never() -> Callable[[Any], Any]:
     raise AssertionError
 
 
+#: Of those that never get ready: what they do, how long they have, and what is said. Ray itself may take seconds
+#: to find one of them room on a busy machine, which is another reason.
+NEVER_READY: list[tuple[Callable[..., Any], tuple[Any, ...], float, str]] = [
+    (refuse, ("no GPU 4",), 60.0, "^--device: no GPU 4$"),
+    (crash, (), 60.0, "^worker 3 cannot start: RuntimeError: CUDA error: no kernel image$"),
+    (never, (), 10.0, "^worker 3 cannot start: not ready after 10 s$"),
+]
+
+
 def paint(seconds: float) -> Callable[[Any], Any]:
     """A worker whose images are their seeds, and whose batches take the same time each."""
 

@@ -16,7 +16,7 @@ import pytest
 
 from argus_sim.errors import InputError
 from argus_sim.live.processes import Patience, Supervised
-from tests.live.make_processes import Diary, crash, echo, is_gone, never, refuse, until
+from tests.live.make_processes import NEVER_READY, Diary, crash, echo, is_gone, until
 
 QUICK = Patience(beat_s=0.1, silent_beats=20, start_s=60.0, wait_s=0.01, longest_wait_s=0.1, stop_s=1.0)
 
@@ -94,20 +94,17 @@ def test_one_that_is_killed_at_work_is_started_again_and_one_that_works_long_is_
     play(test())
 
 
-@pytest.mark.parametrize(
-    ("prepare", "args", "message"),
-    [
-        (refuse, ("no GPU 4",), "^--device: no GPU 4$"),
-        (crash, (), "^worker 3 cannot start: RuntimeError: CUDA error: no kernel image$"),
-        (never, (), "^worker 3 cannot start: not ready after 3 s$"),
-    ],
-)
+@pytest.mark.parametrize(("prepare", "args", "start_s", "message"), NEVER_READY)
 def test_one_that_never_gets_ready_says_why(
-    prepare: Callable[..., Any], args: tuple[Any, ...], message: str, capfd: pytest.CaptureFixture[str]
+    prepare: Callable[..., Any],
+    args: tuple[Any, ...],
+    start_s: float,
+    message: str,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     async def test() -> None:
         with pytest.raises(InputError, match=message):
-            await started(prepare, *args, patience=Patience(beat_s=0.1, start_s=3.0, stop_s=0.1))
+            await started(prepare, *args, patience=Patience(beat_s=0.1, start_s=start_s, stop_s=0.1))
 
     play(test())
     assert ("Traceback" in capfd.readouterr().err) == (prepare is crash)

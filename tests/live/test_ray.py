@@ -24,7 +24,7 @@ from argus_sim.errors import InputError  # noqa: E402
 from argus_sim.live.executor import Executor, Rejected, Served  # noqa: E402
 from argus_sim.live.processes import Patience  # noqa: E402
 from argus_sim.live.ray_actors import RayConfig, RayMachines  # noqa: E402
-from tests.live.make_processes import Diary, crash, echo, is_gone, never, refuse, until  # noqa: E402
+from tests.live.make_processes import NEVER_READY, Diary, echo, is_gone, until  # noqa: E402
 from tests.live.make_ray import QUICK, make_scene, ray_cluster, working  # noqa: E402
 
 PATH = "/v1/images/generations"
@@ -106,15 +106,7 @@ def test_one_that_ends_is_started_again(cluster: Any, node: Any) -> None:
     play(test())
 
 
-@pytest.mark.parametrize(
-    ("prepare", "args", "start_s", "message"),
-    [
-        (refuse, ("no GPU 4",), 60.0, "^--device: no GPU 4$"),
-        (crash, (), 60.0, "^worker 3 cannot start: RuntimeError: CUDA error: no kernel image$"),
-        # Ray itself may take that long on a busy machine, which is another reason.
-        (never, (), 10.0, "^worker 3 cannot start: not ready after 10 s$"),
-    ],
-)
+@pytest.mark.parametrize(("prepare", "args", "start_s", "message"), NEVER_READY)
 def test_one_that_never_gets_ready_says_why(
     cluster: Any,
     node: Any,
