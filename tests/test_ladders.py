@@ -155,6 +155,17 @@ def test_a_backlog_is_served_beside_the_forecast(profile: Profile) -> None:
     assert set(policy.plan(engine.view).serves) == {(ladder[0],)}
 
 
+def test_nothing_is_loaded_in_silence(profile: Profile) -> None:
+    """Bursts of 20 s with 100 s of nothing between them: models that a burst called for stay for the next one."""
+    arrival_s = np.concatenate([start + np.linspace(0.0, 20.0, 60) for start in (40.0, 160.0, 280.0, 400.0)])
+    policy = make_policy("argus", profile, 4, slo_s=SLO_S, ladder="SM")
+    cluster = make_cluster(profile, policy, make_requests(arrival_s, SLO_S), drop=DropRule("late"))
+    cluster.run()
+    plans = cluster.engine.floor.plans
+    assert {"small": 4} in [plan.workers for plan in plans]
+    assert [plan for plan in plans if plan.at_s > 0.0 and (plan.at_s - 40.0) % 120.0 > 30.0] == []
+
+
 def test_a_late_answer_is_worth_nothing(profile: Profile) -> None:
     ladder = ladder_of(profile, "AC")
     watch = CacheWatch(Catalog.of(profile), ladder.variants, SLO_S)
