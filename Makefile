@@ -20,7 +20,7 @@ fig7: $(VENV)/core ## Install argus-sim and run the main comparison: all policie
 test: lint ## Install the test tools and run all checks. With ARGUS_DATA set, on the recorded data sets too.
 	$(BIN)/python -m pytest -n 2 --dist loadfile -p no:benchmark $(ARGS)
 
-test-calibrate: $(VENV)/calibrate ## Install torch and diffusers as well and test the calibration harness and real workers.
+test-calibrate: $(VENV)/calibrate ## Install torch, diffusers and Ray as well and test the calibration harness and real workers.
 	$(BIN)/python -m pytest tests/calibration tests/live -n 2 --dist loadfile -p no:benchmark $(ARGS)
 
 lint: $(VENV)/test ## Run the checks that need no run: ruff and mypy.
@@ -71,6 +71,6 @@ $(VENV)/test: pyproject.toml constraints.txt | $(BIN)/python
 
 # DeepCache and tomesd ask for versions of torch and diffusers that they do not need.
 $(VENV)/calibrate: $(VENV)/test
-	$(PIP) -e '.[test,calibrate]'
+	$(PIP) -e '.[test,calibrate,ray,qdrant]'
 	$(PIP) --no-deps deepcache tomesd
 	@touch $@
