@@ -15,7 +15,7 @@ from argus_sim.core.forecast import PerfectDemand
 from argus_sim.core.solvers import align
 from argus_sim.domain import CacheHit, Outcome
 from argus_sim.policies.argus import Argus
-from argus_sim.policies.ladders import CacheWatch, Ladder, Move
+from argus_sim.policies.ladders import CacheWatch, Ladder, Move, Regret
 from argus_sim.policies.outlook import Outlook, alignment_gain, carried, climb, in_time, spread
 from argus_sim.profile import Profile
 from argus_sim.simulation.network import CacheConfig, CacheTrouble, SimulatedCache
@@ -164,6 +164,44 @@ def test_nothing_is_loaded_in_silence(profile: Profile) -> None:
     plans = cluster.engine.floor.plans
     assert {"small": 4} in [plan.workers for plan in plans]
     assert [plan for plan in plans if plan.at_s > 0.0 and (plan.at_s - 40.0) % 120.0 > 30.0] == []
+
+
+def test_regret_comes_to_what_the_change_costs() -> None:
+    regret = Regret()
+    assert not regret.look(gain_per_s=1.0, cost=10.0, now_s=0.0)
+    assert [regret.is_due(t) for t in (9.0, 10.0)] == [False, True]
+    assert not regret.look(gain_per_s=-1.0, cost=10.0, now_s=20.0)  # 20 lost, but now there is nothing to gain
+    assert not regret.look(gain_per_s=1.0, cost=10.0, now_s=35.0)  # 15 of them gained by staying
+    assert regret.look(gain_per_s=1.0, cost=10.0, now_s=40.0)
+    regret.pay(6.0)
+    assert not regret.is_due(100.0)  # what a part of the change leaves to be gained is not known yet
+    assert regret.look(gain_per_s=1.0, cost=4.0, now_s=100.0)
+
+
+def test_nothing_is_loaded_back_and_forth() -> None:
+    """Demand that turns each minute between two that the models at hand can serve: these stay.
+
+    What they cannot serve is answered at once.
+    """
+    profile = make_profile(
+        {"big": {1: 4.0}, "mid": {1: 3.0}, "small": {1: 2.2}},
+        quality={"big": 1.0, "mid": 0.94, "small": 0.9},
+        spread=0.02,
+        loads_s={"big": 20.0, "mid": 10.0, "small": 5.0},
+    )
+    turn = np.concatenate(
+        [np.linspace(0.0, 60.0, 48, endpoint=False), np.linspace(60.0, 120.0, 80, endpoint=False)]
+    )
+    turns, burst = (np.arange(30)[:, None] * 120.0 + turn).ravel(), np.arange(3600.0, 3700.0, 0.6)
+    policy = make_policy("argus", profile, 4, slo_s=SLO_S, ladder="SM", period_s=10.0)
+    requests = make_requests(np.concatenate([turns, burst]), SLO_S)
+    cluster = make_cluster(profile, policy, requests, drop=DropRule("late"))
+    cluster.run()
+    loaded_s = [load.start_s for load in cluster.loads]
+    assert len([at_s for at_s in loaded_s if at_s < 3600.0]) <= 12  # it takes some to learn that this goes on
+    assert [at_s for at_s in loaded_s if 600.0 < at_s < 3600.0] == []
+    assert 3600.0 < min(at_s for at_s in loaded_s if at_s > 3600.0) < 3620.0
+    assert (columns_of(cluster)["outcome"] == Outcome.ON_TIME).mean() > 0.99
 
 
 def test_a_late_answer_is_worth_nothing(profile: Profile) -> None:

@@ -13,7 +13,6 @@ more than the model loads cost.
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from typing import Any, ClassVar, Literal
 
@@ -27,11 +26,14 @@ from argus_sim.core.view import ClusterView
 from argus_sim.domain import CacheHit, Request, VariantId
 from argus_sim.policies.allocation import Allocating, AllocatingParams
 from argus_sim.policies.base import AskCache, Decision, Params, Route, Serves, Setup
-from argus_sim.policies.ladders import CacheWatch, Ladder, Move
+from argus_sim.policies.ladders import CacheWatch, Ladder, Move, Regret
 from argus_sim.policies.outlook import Outlook, climb, spread
 
 #: Histograms are rounded to one part in this many, so that alignments recur and the solver remembers them.
 _SHARES = 100
+#: The part of what a load costs that must have been lost before it is made. A forecast by which it pays for
+#: itself is trusted, but not at once (Purohit et al., Improving Online Algorithms via ML Predictions, 2018).
+_DOUBT = 0.25
 #: By how much the throughput of a level must have changed with the cache for a plan to be made at once.
 _NEWS = 0.1
 
@@ -105,8 +107,9 @@ class Argus(Allocating):
 
     def _use(self, ladder: Ladder) -> None:
         self._ladder = ladder
-        #: Quality times requests lost on this ladder, and the gain per second that the other promised when.
-        self._lost, self._promised = 0.0, (0.0, 0.0)
+        #: What was lost by not being on the other ladder, and by not having the models that were wanted last.
+        self._elsewhere, self._unloaded = Regret(), Regret()
+        self._wanted: tuple[int, ...] | None = None
         self.ladder, self._affinity, self._routes = ladder.variants, ladder.affinity, ladder.routes
         #: What the last alignment came to: shares, their running sums, and where there is nothing to draw.
         self._shares: npt.NDArray[np.float64] | None = None
@@ -120,6 +123,7 @@ class Argus(Allocating):
         if self._loading:
             # A model has arrived: its worker can take load, and the next one may go.
             again |= self._loading > sum(view.is_loading(w) for w in range(view.workers))
+        again |= self._unloaded.is_due(view.now_s)
         if self._watch is not None and self._ladder.cached and len(self.kinds) == 1:
             # Does the cache answer as it did when the plan was made?
             _, now = self._expect(self._ladder)
@@ -144,9 +148,7 @@ class Argus(Allocating):
         if self._other is not None:
             here = self._choose(here, view)
         counts, outlook, move = here
-        if any(move.loads(counts)):
-            # Loads take workers away for a while: only as many at once as demand allows.
-            counts = move.step(counts, outlook.rate_per_s, outlook.demand_per_s)
+        counts = self._toward(counts, outlook, move, view.now_s)
         self._loading = move.loading + sum(move.loads(counts))
         if self.params.allocation == "solver" and not self._loading:
             return self.solve(view.workers_up)
@@ -193,6 +195,34 @@ class Argus(Allocating):
             starts.insert(0, tuple(move.held))
         return climb(starts, worth), outlook, move
 
+    def _toward(self, counts: tuple[int, ...], outlook: Outlook, move: Move, now_s: float) -> tuple[int, ...]:
+        """Workers per level for now, on the way to ``counts``.
+
+        Where demand can be served without a load, there is none before something was lost by not loading: what a
+        moment's forecast asks for, the next one may take back.
+        """
+        price = 0.0
+        # A worker that holds nothing of use has nothing to wait for; nor have the artefact's answers.
+        if self.params.allocation == "in-time" and sum(move.held) == sum(counts):
+            if any(move.loads(counts)):
+                self._wanted = counts
+            if self._wanted is None or sum(self._wanted) != sum(counts):
+                return counts
+            here = climb([tuple(move.held)], lambda c: -1.0 if any(move.loads(c)) else outlook.yield_per_s(c))
+            now = outlook.yield_per_s(here)
+            gain = outlook.yield_per_s(self._wanted) - now
+            price = _DOUBT * now / sum(counts)
+            is_due = self._unloaded.look(gain, move.cost_s(self._wanted) * price, now_s)
+            able_per_s = sum(n * rate for n, rate in zip(here, outlook.rate_per_s, strict=True))
+            if not is_due and (gain <= 0.0 or able_per_s >= outlook.demand_per_s):
+                return here
+            counts = self._wanted
+        if any(move.loads(counts)):
+            # Loads take workers away for a while: only as many at once as demand allows.
+            counts = move.step(counts, outlook.rate_per_s, outlook.demand_per_s)
+            self._unloaded.pay(move.cost_s(counts) * price)
+        return counts
+
     def _backlog(self, view: ClusterView) -> int:
         """Requests that wait beyond a batch for each worker: to be served beside those that the forecast knows.
 
@@ -215,27 +245,15 @@ class Argus(Allocating):
         # Levels of approximate caching change at no cost: that is worth a margin.
         freedom = self.params.margin * here[1].demand_per_s * (1.0 if self._other.cached else -1.0)
         cost = (loads_s[1] - loads_s[0]) * yields[0] / workers
-        if self._missed_out(yields[1] - yields[0] + freedom, view.now_s) >= max(cost, 0.0):
+        if self._elsewhere.look(yields[1] - yields[0] + freedom, max(cost, 0.0), view.now_s):
             left = self._ladder
             self._use(self._other)
             self._other = left
+            # What was lost pays for the loads on this ladder too.
+            self._unloaded.owe(loads_s[1] * yields[1] / workers)
             return there
         self._quality, self._throughput = expected
         return here
-
-    def _missed_out(self, gain: float, now: float) -> float:
-        """What has been lost up to now by not being on the other ladder, in quality times requests.
-
-        To change when this reaches what the change costs loses at most twice what it would to know the future
-        (Karlin et al., Competitive Snoopy Caching, 1988). And it does not change for a moment's forecast.
-
-        Args:
-            gain: What the other ladder would yield more per second; without any, there is no reason to change.
-        """
-        at_s, before = self._promised
-        self._lost = max(0.0, self._lost + before * (now - at_s))
-        self._promised = (now, gain)
-        return self._lost if gain > 0.0 else -math.inf
 
     def _expect(self, ladder: Ladder) -> tuple[Row, Row]:
         """Quality and throughput of each level, with the cache as it now answers."""

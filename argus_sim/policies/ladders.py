@@ -165,6 +165,45 @@ class CacheWatch:
         return tuple(quality), tuple(rate_per_s)
 
 
+class Regret:
+    """What has been lost up to now by not changing, in quality times requests.
+
+    To change when this reaches what the change costs loses at most twice what it would to know the future
+    (Karlin et al., Competitive Snoopy Caching, 1988). And nothing is changed for a moment's forecast.
+    """
+
+    def __init__(self) -> None:
+        self._lost = 0.0
+        #: When it was looked at last, what the change promised per second, and what it cost.
+        self._at_s, self._gain, self._cost = 0.0, 0.0, 0.0
+
+    def look(self, gain_per_s: float, cost: float, now_s: float) -> bool:
+        """Whether it is time to change.
+
+        Args:
+            gain_per_s: What would be yielded more with the change; without any, there is no reason to change.
+            cost: What would be lost by changing.
+        """
+        self._lost = max(0.0, self._lost_by(now_s))
+        self._at_s, self._gain, self._cost = now_s, gain_per_s, cost
+        return self.is_due(now_s)
+
+    def is_due(self, now_s: float) -> bool:
+        """Whether it is time, if nothing is new since it was looked at last."""
+        return self._gain > 0.0 and self._lost_by(now_s) >= self._cost
+
+    def owe(self, cost: float) -> None:
+        """That much was lost before."""
+        self._lost += cost
+
+    def pay(self, cost: float) -> None:
+        """A part of the change is made; whether the rest is due, the next look tells."""
+        self._lost, self._gain = max(0.0, self._lost - cost), 0.0
+
+    def _lost_by(self, now_s: float) -> float:
+        return self._lost + self._gain * (now_s - self._at_s)
+
+
 class Move:
     """From the models that workers hold to those that an allocation wants: what it costs, and the next step.
 
