@@ -19,11 +19,11 @@ import pandas as pd
 
 from argus_sim import metrics
 from argus_sim.charts.story import tell
+from argus_sim.core.policy import Policy, Setup
 from argus_sim.domain import Outcome
 from argus_sim.errors import InputError
 from argus_sim.experiment import Experiment
 from argus_sim.lockfile import versions
-from argus_sim.policies.base import Policy, Setup
 from argus_sim.profile import Profile
 from argus_sim.record import Ints, RunRecord
 from argus_sim.report import write_atomically, write_report

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 
+from argus_sim.core.policy import Plan, Policy
 from argus_sim.core.view import ClusterView
-from argus_sim.policies.base import Plan, Policy
 
 
 def time_plans(policy: Policy) -> list[float]:

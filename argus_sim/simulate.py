@@ -19,13 +19,13 @@ from argus_sim.core import affinity
 from argus_sim.core.bound import Bound, least_work_s, pooled_work_s, quality_bound
 from argus_sim.core.catalog import Catalog, Kind
 from argus_sim.core.engine import Engine
+from argus_sim.core.policy import Policy, Setup
 from argus_sim.domain import Outcome
 from argus_sim.errors import InputError
 from argus_sim.experiment import Experiment, PolicyConfig, TraceConfig, expand
 from argus_sim.importers import import_trace
 from argus_sim.planning_times import time_plans
 from argus_sim.policies import registry
-from argus_sim.policies.base import Policy, Setup
 from argus_sim.profile import Profile
 from argus_sim.profile_changes import ProfileChanges
 from argus_sim.profile_import import import_profile

@@ -10,11 +10,11 @@ from argus_sim.core.decisions import Decisions
 from argus_sim.core.floor import PolicyError
 from argus_sim.core.gallery import Gallery
 from argus_sim.core.outcomes import OutcomeLog
+from argus_sim.core.policy import Again, Keep, Policy
 from argus_sim.core.requests import Requests
 from argus_sim.core.view import ClusterView
 from argus_sim.core.workers import Worker
 from argus_sim.domain import Request, VariantId
-from argus_sim.policies.base import Again, Keep, Policy
 
 KEPT = "the image made before: another could not be had in time"
 #: What becomes of a judged image: its request, what the host is to do, and the variant that makes another one.

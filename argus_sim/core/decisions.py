@@ -5,8 +5,8 @@ from __future__ import annotations
 from argus_sim.core.catalog import Catalog
 from argus_sim.core.floor import PolicyError
 from argus_sim.core.outcomes import OutcomeLog
+from argus_sim.core.policy import AskCache, Decision, Refuse, Route
 from argus_sim.domain import VariantId
-from argus_sim.policies.base import AskCache, Decision, Refuse, Route
 
 #: In place of a variant: the decision was a refusal, or a question to the cache.
 REFUSED, ASKED = -1, -2

@@ -20,11 +20,11 @@ from argus_sim.core.commands import Command, LookUpCache, Reject
 from argus_sim.core.decisions import ASKED, REFUSED, Decisions
 from argus_sim.core.floor import NOTHING, Floor, PolicyError
 from argus_sim.core.outcomes import SIZES, WORKERS, OutcomeLog
+from argus_sim.core.policy import Decision, Plan, Policy
 from argus_sim.core.requests import Requests
 from argus_sim.core.view import ClusterView
 from argus_sim.core.workers import Worker
 from argus_sim.domain import BatchResult, CacheHit, VariantId
-from argus_sim.policies.base import Decision, Plan, Policy
 
 #: A named tuple's own constructor takes half as long again.
 _new = tuple.__new__

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from argus_sim.core.batching import BatchFormer
 from argus_sim.core.catalog import Catalog
 from argus_sim.core.commands import Command, LoadModel, WakeUp
+from argus_sim.core.policy import Plan, Policy, Serves, Wait
 from argus_sim.core.view import ClusterView
 from argus_sim.core.workers import Pool, Worker
 from argus_sim.domain import VariantId, WorkerStatus
 from argus_sim.errors import InputError
-from argus_sim.policies.base import Plan, Policy, Serves, Wait
 from argus_sim.record import PlanRecord
 
 NOTHING: Sequence[Command] = ()

@@ -7,8 +7,8 @@ from collections import deque
 from argus_sim.core.batching import BatchFormer
 from argus_sim.core.catalog import Timings
 from argus_sim.core.commands import RunBatch
+from argus_sim.core.policy import Serves
 from argus_sim.domain import VariantId, WorkerStatus
-from argus_sim.policies.base import Serves
 
 
 class Worker:
