@@ -16,11 +16,11 @@ from matplotlib.figure import Figure
 
 from argus_sim import metrics
 from argus_sim.domain import Outcome
+from argus_sim.files import write_atomically
 from argus_sim.intervals import Interval, interval
 from argus_sim.metrics import METRICS
 from argus_sim.plot_style import embed, head, styled
 from argus_sim.record import Attempts, Floats, RunRecord
-from argus_sim.report import write_atomically
 
 if TYPE_CHECKING:
     from argus_sim.live.drift import Drift

@@ -23,10 +23,11 @@ from argus_sim.core.policy import Policy, Setup
 from argus_sim.domain import Outcome
 from argus_sim.errors import InputError
 from argus_sim.experiment import Experiment
+from argus_sim.files import write_atomically
 from argus_sim.lockfile import versions
 from argus_sim.profile import Profile
 from argus_sim.record import Ints, RunRecord
-from argus_sim.report import write_atomically, write_report
+from argus_sim.report import write_report
 from argus_sim.runner import Run, prepare, write_run
 from argus_sim.trace import Trace
 from argus_sim.workload import Workload, stream

@@ -12,8 +12,8 @@ import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from argus_sim.files import write_atomically
 from argus_sim.policy_style import DASHED, STYLES, styles
-from argus_sim.report import write_atomically
 
 __all__ = ["DASHED", "STYLES", "embed", "head", "legend", "render", "save", "styled", "styles"]
 

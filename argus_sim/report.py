@@ -10,7 +10,6 @@ import hashlib
 import importlib.resources
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from argus_sim.charts.draw import Drawing
 from argus_sim.charts.story import TraceStory
 from argus_sim.charts.svg import readable
 from argus_sim.errors import InputError
+from argus_sim.files import write_atomically
 from argus_sim.intervals import KEYS, paired
 from argus_sim.intervals import aggregate as aggregate_of
 from argus_sim.metrics import METRICS, Metric
@@ -53,17 +53,6 @@ _BOUND = "hindsight"
 LIGHT, DARK = "#ffffff", "#14181d"
 #: Runs listed one by one; beyond, ``summary.csv`` is the better place to look.
 _MAX_RUNS = 300
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file that appears whole or not at all, creating its folder where needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)

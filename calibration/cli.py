@@ -355,7 +355,7 @@ def cache_log(
     as_json: output.Json = False,
 ) -> None:
     """Fit a scale of similarity to one part of a cache's log, and replay the log in a simulated cache."""
-    from argus_sim.report import write_atomically
+    from argus_sim.files import write_atomically
     from calibration.cache_log import CacheLog, vectors_of
     from calibration.cache_report import lines, study
 

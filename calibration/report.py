@@ -11,9 +11,9 @@ from typing import Any, Final
 import numpy as np
 
 from argus_sim.errors import InputError
+from argus_sim.files import write_atomically
 from argus_sim.plot_style import embed
 from argus_sim.profile import Profile
-from argus_sim.report import write_atomically
 from calibration.assemble import ABSENT
 from calibration.figures import affinity_shares, pictures
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from argus_sim.errors import InputError
-from argus_sim.report import write_atomically
+from argus_sim.files import write_atomically
 from calibration.plan import Settings
 
 OK: Final = "ok"

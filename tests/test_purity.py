@@ -31,7 +31,16 @@ IMPURE_CALLS = {"open", "input", "print", "exec", "eval", "read_text", "read_byt
 #: From the inside out: who may import whom. What is not named stands with ``experiment``.
 LAYERS = {
     0: {"errors", "domain", "__version__"},
-    1: {"provenance", "columns", "record", "profile", "profile_checks", "profile_tables", "profile_import"}
+    1: {
+        "provenance",
+        "columns",
+        "files",
+        "record",
+        "profile",
+        "profile_checks",
+        "profile_tables",
+        "profile_import",
+    }
     | {"profile_changes", "rating_profile", "ratings", "prompt_stream", "textfile", "embeddings", "similarity"}
     | {"trace", "tracefile", "trace_stats", "rate", "arrivals", "fitted", "fit", "fourier", "importers"},
     2: {"core"},

@@ -18,8 +18,9 @@ import pytest
 import yaml
 from rich.console import Console
 
+from argus_sim.files import write_atomically
 from argus_sim.metrics import METRICS, aggregate
-from argus_sim.report import findings, terminal_table, write_atomically, write_report
+from argus_sim.report import findings, terminal_table, write_report
 from tests.make_story import make_axis, make_story
 
 NAN = math.nan

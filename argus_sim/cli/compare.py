@@ -192,8 +192,9 @@ def table(
 
     Of a sweep it is a table for each axis: quality yield, and SLO violations in brackets.
     """
-    from argus_sim import metrics, report
+    from argus_sim import metrics
     from argus_sim.cli import tables
+    from argus_sim.files import write_atomically
     from argus_sim.lockfile import LOCK
     from argus_sim.results import Results
 
@@ -208,5 +209,5 @@ def table(
     if not into.is_file():
         raise InputError("there is no such file", where=str(into))
     marked = tables.put_between_marks(into.read_text("utf-8"), name or run.resolve().name, text, where=str(into))
-    report.write_atomically(into, marked.encode())
+    write_atomically(into, marked.encode())
     output.remark(f"put the table of {run} into {into}", quiet=quiet)

@@ -181,7 +181,7 @@ def serve(
         asyncio.run(live.run(service, on_ready=lambda url: output.say(f"serving {chosen.label} at {url}")))
         requests = service.executor.engine.requests
         if record is not None and len(requests):
-            from argus_sim.report import write_atomically
+            from argus_sim.files import write_atomically
 
             run = live.record(scene, service.executor, max(service.executor.clock_s, requests.arrival_s[-1]))
             write_atomically(record, run.frame().to_parquet(None, index=False, compression="zstd"))

@@ -127,7 +127,7 @@ def keep_in(folder: Path) -> Callable[[int, bytes], None]:
     Raises:
         InputError: It is no empty folder.
     """
-    from argus_sim.report import write_atomically
+    from argus_sim.files import write_atomically
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError("is not an empty folder", where=f"--images {folder}")

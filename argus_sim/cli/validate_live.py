@@ -230,7 +230,7 @@ def _write(
     out: Path, title: str, twins: list[Twin], facts: list[tuple[str, str]], plan: Plan, content: dict[str, Any]
 ) -> None:
     from argus_sim.fidelity import write_page
-    from argus_sim.report import write_atomically
+    from argus_sim.files import write_atomically
     from argus_sim.runner import no_nan
 
     write_page(out / "validation.html", title, twins, facts, _notes(twins, plan))
