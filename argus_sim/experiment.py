@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError, model_validator
 from argus_sim.core.batching import DropRule
 from argus_sim.errors import InputError, did_you_mean
 from argus_sim.policies import registry
-from argus_sim.profile_changes import ProfileChanges
+from argus_sim.profile.changes import ProfileChanges
 from argus_sim.prompt_stream import PromptsConfig
 from argus_sim.sections import (
     Cluster,

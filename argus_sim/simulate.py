@@ -27,8 +27,8 @@ from argus_sim.importers import import_trace
 from argus_sim.planning_times import time_plans
 from argus_sim.policies import registry
 from argus_sim.profile import Profile
-from argus_sim.profile_changes import ProfileChanges
-from argus_sim.profile_import import import_profile
+from argus_sim.profile.changes import ProfileChanges
+from argus_sim.profile.importing import import_profile
 from argus_sim.prompt_stream import RecordedTexts
 from argus_sim.provenance import Provenance
 from argus_sim.record import CacheRecord, FaultRecord, LoadRecord, RunRecord

@@ -10,7 +10,7 @@ import pandas as pd
 
 from argus_sim.errors import InputError
 from argus_sim.profile import Manifest, Profile
-from argus_sim.profile_tables import BASE_STRATEGY
+from argus_sim.profile.tables import BASE_STRATEGY
 from argus_sim.provenance import Provenance
 from calibration.assemble import ABSENT, ROUGH_LATENCY
 

@@ -17,7 +17,7 @@ from argus_sim.experiment import Experiment, PolicyConfig
 from argus_sim.policies import registry
 from argus_sim.policies.base import Plan, keep_or_move
 from argus_sim.profile import Profile
-from argus_sim.profile_changes import ProfileChanges
+from argus_sim.profile.changes import ProfileChanges
 from argus_sim.record import RunRecord
 from argus_sim.simulate import Scene, hindsight, simulate
 from argus_sim.simulation.environment import StockEnvironment

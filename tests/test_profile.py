@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import argus_sim.profile
-from argus_sim import profile_tables
+import argus_sim.profile.profile
 from argus_sim.errors import InputError
 from argus_sim.profile import Latency, Manifest, Profile, shipped_profiles
+from argus_sim.profile import tables as profile_tables
 from argus_sim.provenance import Provenance
 from tests.make_profile import ladder, make_profile
 
@@ -363,4 +363,4 @@ def test_every_row_must_have_an_origin() -> None:
 
 
 def test_the_examples_in_the_documentation_run() -> None:
-    assert doctest.testmod(argus_sim.profile).failed == 0
+    assert doctest.testmod(argus_sim.profile.profile).failed == 0

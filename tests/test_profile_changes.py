@@ -8,7 +8,7 @@ import pytest
 from argus_sim.core import affinity
 from argus_sim.errors import InputError
 from argus_sim.profile import Profile
-from argus_sim.profile_changes import Batching, ProfileChanges
+from argus_sim.profile.changes import Batching, ProfileChanges
 from tests.make_profile import ladder, make_profile
 
 

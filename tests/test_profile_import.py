@@ -11,7 +11,7 @@ import pytest
 
 from argus_sim.errors import InputError
 from argus_sim.profile import Profile
-from argus_sim.profile_import import IMPORTERS, import_genai_bench, import_profile
+from argus_sim.profile.importing import IMPORTERS, import_genai_bench, import_profile
 from tests.make_profile import make_profile
 
 RATINGS = """prompt_id,prompt,model,human_mean,human_scores

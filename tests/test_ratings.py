@@ -11,8 +11,8 @@ import pytest
 
 from argus_sim.errors import InputError
 from argus_sim.profile import Profile
-from argus_sim.profile_import import import_profile
-from argus_sim.ratings import components
+from argus_sim.profile.importing import import_profile
+from argus_sim.profile.ratings import components
 from tests.make_profile import make_profile
 
 

@@ -157,6 +157,6 @@ def complete_trace_formats(incomplete: str) -> list[str]:
 
 
 def complete_profile_formats(incomplete: str) -> list[str]:
-    from argus_sim.profile_import import IMPORTERS
+    from argus_sim.profile.importing import IMPORTERS
 
     return [name for name in IMPORTERS if name.startswith(incomplete)]

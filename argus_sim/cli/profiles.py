@@ -171,7 +171,7 @@ def import_(
     """
     import yaml
 
-    from argus_sim.profile_import import import_profile
+    from argus_sim.profile.importing import import_profile
 
     values = {}
     for key, text in output.key_values(options).items():

@@ -19,9 +19,9 @@ import pandas as pd
 
 from argus_sim.errors import InputError, did_you_mean
 from argus_sim.importers.base import files_in
-from argus_sim.profile import Profile
+from argus_sim.profile.profile import Profile
+from argus_sim.profile.rating_profile import Stand, build, read_table
 from argus_sim.provenance import Provenance
-from argus_sim.rating_profile import Stand, build, read_table
 
 PathLike = str | os.PathLike[str]
 

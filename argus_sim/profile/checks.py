@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from argus_sim.errors import did_you_mean
-from argus_sim.profile_tables import BASE_STRATEGY, KEYS, Manifest, native_latency
+from argus_sim.profile.tables import BASE_STRATEGY, KEYS, Manifest, native_latency
 
 SPLITS: Final = ("train", "test")
 LOAD_SOURCES: Final = ("disk", "host", "gpu")

@@ -13,7 +13,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
 from argus_sim.errors import InputError
-from argus_sim.profile import Profile
+from argus_sim.profile.profile import Profile
 from argus_sim.provenance import Provenance
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

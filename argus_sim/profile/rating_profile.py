@@ -16,8 +16,8 @@ from pathlib import Path
 import pandas as pd
 
 from argus_sim.errors import InputError, did_you_mean
-from argus_sim.profile import Manifest, Profile
-from argus_sim.profile_tables import SCHEMAS
+from argus_sim.profile.profile import Profile
+from argus_sim.profile.tables import SCHEMAS, Manifest
 from argus_sim.provenance import Provenance
 
 

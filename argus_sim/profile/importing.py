@@ -16,10 +16,16 @@ from pydantic import ConfigDict, ValidationError, validate_call
 
 from argus_sim.errors import InputError, did_you_mean
 from argus_sim.importers.requests import GenTD26Requests
-from argus_sim.profile import Profile
+from argus_sim.profile.profile import Profile
+from argus_sim.profile.rating_profile import Borrowed, Stand, build, read_table
+from argus_sim.profile.ratings import (
+    import_agiqa3k,
+    import_aigiqa20k,
+    import_csv,
+    import_imagenhub,
+    import_tifa160,
+)
 from argus_sim.provenance import Provenance
-from argus_sim.rating_profile import Borrowed, Stand, build, read_table
-from argus_sim.ratings import import_agiqa3k, import_aigiqa20k, import_csv, import_imagenhub, import_tifa160
 
 __all__ = ["IMPORTERS", "import_genai_bench", "import_profile"]
 

@@ -1,7 +1,7 @@
 """The Profile: what a cluster's GPUs do to prompts, as tables of latency, load time and quality.
 
 A profile is a folder: ``profile.json`` (the :class:`Manifest`) and one Parquet file per table. Whoever
-measures (:mod:`calibration`), imports (:mod:`argus_sim.profile_import`) or invents one writes the same
+measures (:mod:`calibration`), imports (:mod:`argus_sim.profile.importing`) or invents one writes the same
 tables, and the simulator reads nothing else about hardware and models.
 
 >>> profile = Profile.load("artefact-a100")
@@ -27,16 +27,17 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtri
 
-from argus_sim import profile_checks, profile_tables
 from argus_sim.domain import Variant, VariantId
 from argus_sim.errors import InputError, did_you_mean
-from argus_sim.profile_tables import BASE_STRATEGY, OPTIONAL_TABLES, SCHEMAS, Manifest, ServiceDistribution
+from argus_sim.profile import checks
+from argus_sim.profile import tables as profile_tables
+from argus_sim.profile.tables import BASE_STRATEGY, OPTIONAL_TABLES, SCHEMAS, Manifest, ServiceDistribution
 from argus_sim.provenance import Kind, Provenance, worst
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-__all__ = ["Latency", "Manifest", "Profile", "ServiceDistribution", "shipped_profiles"]
+__all__ = ["Latency", "Profile", "shipped_profiles"]
 
 _Z90: Final = 1.2815515655446004  # standard normal quantiles
 _Z99: Final = 2.3263478740408408
@@ -125,7 +126,7 @@ class Profile:
             elif table not in OPTIONAL_TABLES:
                 problems.append(f"table {table} is missing")
         if not problems:  # the checks across tables need every table whole
-            problems, _ = profile_checks.check(manifest, kept)
+            problems, _ = checks.check(manifest, kept)
         if problems:
             head = f"profile {manifest.name!r} has {len(problems)} problem{'s' * (len(problems) > 1)}:"
             raise InputError("\n  - ".join([head, *problems]), where=where)
@@ -160,7 +161,7 @@ class Profile:
     def validate(self) -> tuple[str, ...]:
         """Check again, as :meth:`from_tables` does, and return remarks on what is odd but not wrong."""
         Profile.from_tables(self.manifest, self._tables)
-        return tuple(profile_checks.check(self.manifest, self._tables)[1])
+        return tuple(checks.check(self.manifest, self._tables)[1])
 
     def digest(self) -> str:
         """SHA-256 (hex) over the logical content of all files: what a run's lock file records."""
