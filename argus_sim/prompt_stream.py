@@ -17,7 +17,8 @@ from scipy.optimize import minimize_scalar
 
 from argus_sim.errors import InputError
 from argus_sim.profile import Profile
-from argus_sim.trace import Floats, Trace
+from argus_sim.trace import Trace
+from argus_sim.trace.trace import Floats
 
 Ints = npt.NDArray[np.int64]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

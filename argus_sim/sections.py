@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from argus_sim.arrivals import ArrivalSpec
 from argus_sim.simulation.discriminator import DiscriminatorConfig
 from argus_sim.simulation.faults import Fault
 from argus_sim.simulation.filling import FillingCacheConfig
 from argus_sim.simulation.network import CacheConfig
+from argus_sim.trace.arrivals import ArrivalSpec
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]

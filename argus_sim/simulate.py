@@ -13,7 +13,6 @@ from typing import Literal
 import numpy as np
 
 from argus_sim import cache_setup
-from argus_sim.arrivals import generate, generate_file
 from argus_sim.cache_setup import filling_cache
 from argus_sim.core import affinity
 from argus_sim.core.bound import Bound, least_work_s, pooled_work_s, quality_bound
@@ -43,6 +42,7 @@ from argus_sim.simulation.service import LoadTimes, ServiceTimes
 from argus_sim.stand_ins import with_stand_ins
 from argus_sim.textfile import texts_in
 from argus_sim.trace import Trace, find_trace, is_model
+from argus_sim.trace.arrivals import generate, generate_file
 from argus_sim.workload import Workload, stream
 
 

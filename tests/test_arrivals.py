@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 from scipy import stats
 
-from argus_sim.arrivals import (
+from argus_sim.errors import InputError
+from argus_sim.trace import Trace, find_trace
+from argus_sim.trace.arrivals import (
     MMPP,
     RESOLUTION_S,
     ArrivalSpec,
@@ -25,9 +27,7 @@ from argus_sim.arrivals import (
     generate_file,
     seed_of,
 )
-from argus_sim.errors import InputError
-from argus_sim.rate import RateCurve
-from argus_sim.trace import Trace, find_trace
+from argus_sim.trace.rate import RateCurve
 
 SPECS: TypeAdapter[ArrivalSpec] = TypeAdapter(ArrivalSpec)
 SHIPPED = Path(__file__).parent.parent / "traces"

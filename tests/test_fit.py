@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from argus_sim.arrivals import Piecewise, Poisson, generate, generate_file, read_spec
 from argus_sim.errors import InputError
-from argus_sim.fit import Measures, fit, judge, minute_counts, write_model
-from argus_sim.fitted import Fitted
 from argus_sim.importers import import_trace
 from argus_sim.trace import Trace, find_trace, shipped_models
+from argus_sim.trace.arrivals import Piecewise, Poisson, generate, generate_file, read_spec
+from argus_sim.trace.fit import Measures, fit, judge, minute_counts, write_model
+from argus_sim.trace.fitted import Fitted
 
 
 def seeded(seed: int) -> np.random.Generator:

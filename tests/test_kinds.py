@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from argus_sim.arrivals import Poisson, generate
 from argus_sim.core.catalog import Catalog, Kind
 from argus_sim.core.commands import Reject
 from argus_sim.core.engine import DROPPED, Engine
@@ -21,6 +20,7 @@ from argus_sim.profile.changes import ProfileChanges
 from argus_sim.record import RunRecord
 from argus_sim.simulate import Scene, hindsight, simulate
 from argus_sim.simulation.environment import StockEnvironment
+from argus_sim.trace.arrivals import Poisson, generate
 from argus_sim.workload import stream
 from tests.make_engine import make_policy, make_requests, make_setup
 from tests.make_experiment import content

@@ -239,7 +239,7 @@ def test_shipped_traces_are_found_by_name_and_files_by_path(
 def test_a_wheel_brings_its_traces_inside_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inside = tmp_path / "argus_sim" / "_shipped" / "traces"
     make([1.0]).save(inside / "wheel-only.parquet")
-    monkeypatch.setattr("argus_sim.trace.__file__", str(tmp_path / "argus_sim" / "trace.py"))
+    monkeypatch.setattr("argus_sim.trace.trace.__file__", str(tmp_path / "argus_sim" / "trace" / "trace.py"))
     assert shipped_traces() == ["wheel-only"]
     assert find_trace("wheel-only") == inside / "wheel-only.parquet"
 

@@ -192,8 +192,8 @@ def _asked(
 
 def read_trace(name: str, seed: int) -> tuple[Trace, Path]:
     """A trace and its file; a model's arrivals are those that an experiment of this seed gets."""
-    from argus_sim.arrivals import generate_file
     from argus_sim.trace import Trace, find_trace, is_model
+    from argus_sim.trace.arrivals import generate_file
     from argus_sim.workload import stream
 
     path = find_trace(name)

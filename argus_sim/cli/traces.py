@@ -14,7 +14,7 @@ from argus_sim.errors import InputError
 
 if TYPE_CHECKING:
     from argus_sim.trace import Trace
-    from argus_sim.tracefile import Summary
+    from argus_sim.trace.file import Summary
 
 app = typer.Typer(no_args_is_help=True, help="List, show, generate and import traces: when images are asked for.")
 
@@ -43,8 +43,8 @@ def list_traces(as_json: output.Json = False, quiet: output.Quiet = False) -> No
 
 
 def _read(name: str) -> Trace:
-    from argus_sim.arrivals import generate_file
     from argus_sim.trace import Trace, find_trace, is_model
+    from argus_sim.trace.arrivals import generate_file
 
     path = find_trace(name)
     return generate_file(path) if is_model(path) else Trace.read(path)
@@ -110,7 +110,7 @@ def stats(
     The file is read in batches: memory does not grow with the number of arrivals.
     """
     from argus_sim.trace import find_trace, is_model
-    from argus_sim.trace_stats import statistics_of_file
+    from argus_sim.trace.stats import statistics_of_file
 
     path = find_trace(file)
     found = _read(file).stats() if is_model(path) else statistics_of_file(path)
@@ -135,7 +135,7 @@ def generate(
     quiet: output.Quiet = False,
 ) -> None:
     """Generate a trace from its specification; the same file always gives the same trace."""
-    from argus_sim.arrivals import generate_file
+    from argus_sim.trace.arrivals import generate_file
 
     trace = generate_file(spec)
     trace.save(out)
@@ -209,8 +209,8 @@ def fit(
     The model is a YAML file for `traces generate` and for `file:` in an experiment, where each seed gets arrivals
     of its own.
     """
-    from argus_sim.fit import Measures, judge, write_model
-    from argus_sim.fit import fit as fitted
+    from argus_sim.trace.fit import Measures, judge, write_model
+    from argus_sim.trace.fit import fit as fitted
 
     if out.suffix not in (".yaml", ".yml"):
         raise InputError(f"a model is a .yaml file, found {str(out)!r}", where="--out")

@@ -17,8 +17,6 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
-from argus_sim import tracefile
-from argus_sim.arrivals import first_problem
 from argus_sim.errors import InputError, did_you_mean
 from argus_sim.importers.base import Batch, Format, Recording
 from argus_sim.importers.counts import AzureFunctions2019, Counts, GenTD26Gateway, NABTwitterVolume, ServeGen
@@ -34,7 +32,10 @@ from argus_sim.importers.requests import (
     Proteus,
 )
 from argus_sim.importers.tables import CSV, Parquet
-from argus_sim.trace import Floats, Trace
+from argus_sim.trace import Trace
+from argus_sim.trace import file as tracefile
+from argus_sim.trace.arrivals import first_problem
+from argus_sim.trace.trace import Floats
 
 __all__ = ["FORMATS", "Batch", "Format", "Recording", "import_file", "import_trace"]
 

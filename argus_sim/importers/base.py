@@ -16,11 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
-from argus_sim.arrivals import seed_of
 from argus_sim.columns import cell, read_batches, read_header
 from argus_sim.errors import InputError, did_you_mean
 from argus_sim.provenance import Provenance
-from argus_sim.trace import Floats, Trace
+from argus_sim.trace import Trace
+from argus_sim.trace.arrivals import seed_of
+from argus_sim.trace.trace import Floats
 
 Unit = Literal["s", "ms", "us", "ns", "min", "h", "timestamp"]
 Kinds = Mapping[str, Literal["number", "text"]]

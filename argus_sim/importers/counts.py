@@ -23,8 +23,8 @@ from argus_sim.importers.base import (
     times_of,
 )
 from argus_sim.importers.requests import GenTD26Requests
-from argus_sim.rate import RateCurve
-from argus_sim.trace import Floats
+from argus_sim.trace.rate import RateCurve
+from argus_sim.trace.trace import Floats
 
 
 class GenTD26Gateway(Format):

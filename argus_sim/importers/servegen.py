@@ -12,7 +12,7 @@ import pandas as pd
 
 from argus_sim.errors import InputError, did_you_mean
 from argus_sim.importers.base import files_in
-from argus_sim.trace import Floats
+from argus_sim.trace.trace import Floats
 
 COLUMNS = ("client", "start_s", "rate_rps", "cv", "dist", "p1", "p2")
 

@@ -23,7 +23,7 @@ from argus_sim.importers.base import (
     times_of,
 )
 from argus_sim.provenance import Provenance
-from argus_sim.trace import Floats
+from argus_sim.trace.trace import Floats
 
 
 class _Table(Format):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from argus_sim.provenance import Provenance
-from argus_sim.tracefile import Header, write_batches
+from argus_sim.trace.file import Header, write_batches
 
 ARRIVALS = 100_000_000
 PER_S = 1000.0

@@ -9,7 +9,6 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from argus_sim.arrivals import Poisson, generate
 from argus_sim.core.bound import least_work_s
 from argus_sim.core.catalog import Catalog
 from argus_sim.domain import Outcome
@@ -18,6 +17,7 @@ from argus_sim.profile import Profile
 from argus_sim.provenance import Provenance
 from argus_sim.simulate import Scene, hindsight, simulate
 from argus_sim.trace import Trace
+from argus_sim.trace.arrivals import Poisson, generate
 from argus_sim.workload import stream
 from tests.golden.bound_cases import CLOSE, Case, Floats, Times
 from tests.make_profile import make_profile

@@ -19,10 +19,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from argus_sim.errors import InputError, did_you_mean
-from argus_sim.fitted import Fitted
 from argus_sim.provenance import Provenance
-from argus_sim.rate import Arrivals, NonNegative, Positive, ascending, lines, steps
-from argus_sim.trace import Floats, Trace
+from argus_sim.trace.fitted import Fitted
+from argus_sim.trace.rate import Arrivals, NonNegative, Positive, ascending, lines, steps
+from argus_sim.trace.trace import Floats, Trace
 
 #: Times from :func:`generate_file` are multiples of this. Just under 1 ms, and a power of two: exact as
 #: floats, and half the file size that milliseconds would give.

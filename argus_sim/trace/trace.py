@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from argus_sim import tracefile
 from argus_sim.errors import InputError, did_you_mean
 from argus_sim.provenance import Provenance
-from argus_sim.trace_stats import statistics
+from argus_sim.trace import file as tracefile
+from argus_sim.trace.stats import statistics
 
 Floats = npt.NDArray[np.float64]
 
@@ -82,7 +82,7 @@ class Trace:
 
     @classmethod
     def read(cls, path: str | Path) -> Trace:
-        """The trace in a ``.csv`` or ``.parquet`` file; :mod:`argus_sim.tracefile` describes both.
+        """The trace in a ``.csv`` or ``.parquet`` file; :mod:`argus_sim.trace.file` describes both.
 
         Raises:
             InputError: No such file, another suffix, or contents that are no trace; names the file and the
@@ -294,7 +294,7 @@ def find_trace(name_or_path: str | Path) -> Path:
 
 def _shipped_folder() -> Path:
     # A wheel carries the folder inside the package; a checkout has it beside the package.
-    package = Path(__file__).parent
+    package = Path(__file__).parent.parent
     inside = package / "_shipped" / "traces"
     return inside if inside.is_dir() else package.parent / "traces"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from argus_sim import tracefile
 from argus_sim.errors import InputError
+from argus_sim.trace import file as tracefile
 
 Floats = npt.NDArray[np.float64]
 
@@ -78,7 +78,7 @@ def statistics(batches: Iterable[Floats], duration_s: float | None = None) -> di
 
 
 def statistics_of_file(path: str | Path) -> dict[str, float]:
-    """The same for a trace file (see :mod:`argus_sim.tracefile`), which is never held as a whole.
+    """The same for a trace file (see :mod:`argus_sim.trace.file`), which is never held as a whole.
 
     Raises:
         InputError: What :meth:`argus_sim.trace.Trace.read` would say.

@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from argus_sim.errors import InputError
-from argus_sim.trace import Floats
+from argus_sim.trace.trace import Floats
 
 Harmonic = tuple[float, float, float]
 

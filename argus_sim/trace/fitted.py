@@ -1,4 +1,4 @@
-"""Arrivals like those of a recorded trace: the model that :mod:`argus_sim.fit` estimates."""
+"""Arrivals like those of a recorded trace: the model that :mod:`argus_sim.trace.fit` estimates."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 from pydantic import Field, model_validator
 from scipy.special import gammaincinv, ndtr
 
-from argus_sim.rate import Arrivals, NonNegative, Positive, ascending
-from argus_sim.trace import Floats
+from argus_sim.trace.rate import Arrivals, NonNegative, Positive, ascending
+from argus_sim.trace.trace import Floats
 
 Finite = Annotated[float, Field(ge=-50, le=50)]
 

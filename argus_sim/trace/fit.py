@@ -1,4 +1,4 @@
-"""A compact model of a recorded trace (:class:`argus_sim.fitted.Fitted`) and how well it reproduces it.
+"""A compact model of a recorded trace (:class:`argus_sim.trace.fitted.Fitted`) and how well it reproduces it.
 
 Three scales are fitted one after the other. The rate is cut into steps where the counts change most (best-first
 binary segmentation by Poisson likelihood); the busiest minute is a step of its own. Gaps in the time that the
@@ -25,10 +25,10 @@ from scipy.special import digamma
 from scipy.stats import ks_2samp
 
 from argus_sim.errors import InputError
-from argus_sim.fitted import Fitted
-from argus_sim.fourier import series
-from argus_sim.trace import Floats, Trace
-from argus_sim.trace_stats import autocorrelation
+from argus_sim.trace.fitted import Fitted
+from argus_sim.trace.fourier import series
+from argus_sim.trace.stats import autocorrelation
+from argus_sim.trace.trace import Floats, Trace
 
 #: How close simulations must come: relative (dispersion index, peak to mean) and absolute (autocorrelation).
 TOLERANCE = 0.07
@@ -116,8 +116,8 @@ def fit(
     """A model of a trace.
 
     By default the rate has steps, and bursts come when they came. With ``harmonics`` it is a Fourier series
-    (:mod:`argus_sim.fourier`): the same on each day, so that the model can be run for longer than was recorded,
-    and all else is noise that remembers.
+    (:mod:`argus_sim.trace.fourier`): the same on each day, so that the model can be run for longer than was
+    recorded, and all else is noise that remembers.
 
     Args:
         trace: At least ten minutes and a hundred arrivals.
@@ -220,7 +220,7 @@ def _rate_words(model: Fitted) -> str:
 
 
 def write_model(path: Path, name: str, model: Fitted, trace: Trace, quality: Quality) -> None:
-    """Write a model as a file that :func:`argus_sim.arrivals.generate_file` reads; whole or not at all.
+    """Write a model as a file that :func:`argus_sim.trace.arrivals.generate_file` reads; whole or not at all.
 
     Where the trace came from, what was done to it, and how well the model reproduces it goes along.
     """
