@@ -11,12 +11,11 @@ import numpy.typing as npt
 
 from argus_sim.core.cache import ARTEFACT_THRESHOLDS, Future, LatentCache
 from argus_sim.core.nearest import Vector
-from argus_sim.embeddings import HASHED, Embeddings, hashed
 from argus_sim.errors import InputError
 from argus_sim.experiment import expand
 from argus_sim.profile import Profile
 from argus_sim.provenance import Provenance
-from argus_sim.similarity import SimilarityScale
+from argus_sim.similarity import HASHED, Embeddings, SimilarityScale, hashed
 from argus_sim.simulation.filling import FillingCache, FillingCacheConfig
 from argus_sim.textfile import texts_in
 from argus_sim.trace import Trace

@@ -25,10 +25,9 @@ import numpy.typing as npt
 
 from argus_sim.columns import read_numbers, read_texts
 from argus_sim.core.cache import ARTEFACT_THRESHOLDS, LatentCache
-from argus_sim.embeddings import HASHED, Embeddings, hashed
 from argus_sim.errors import InputError
 from argus_sim.provenance import Provenance
-from argus_sim.similarity import SAME, SimilarityScale
+from argus_sim.similarity import HASHED, SAME, Embeddings, SimilarityScale, hashed
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -140,7 +139,7 @@ def vectors_of(log: CacheLog, embedding: str) -> tuple[str, dict[str, npt.NDArra
 
     Args:
         log: Whose texts.
-        embedding: ``hashed``, or a file of :class:`~argus_sim.embeddings.Embeddings` that has them all.
+        embedding: ``hashed``, or a file of :class:`~argus_sim.similarity.embeddings.Embeddings` that has them all.
     """
     texts = log.texts
     made = hashed(texts) if embedding == HASHED else Embeddings.read(Path(embedding))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from argus_sim.embeddings import Embeddings
 from argus_sim.errors import InputError
 from argus_sim.provenance import Provenance
+from argus_sim.similarity import Embeddings
 from argus_sim.textfile import texts_in
 from calibration.text import MINILM, embed
 

@@ -12,10 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from argus_sim.embeddings import Embeddings, hashed
 from argus_sim.errors import InputError
 from argus_sim.provenance import Provenance
-from argus_sim.similarity import SimilarityScale
+from argus_sim.similarity import Embeddings, SimilarityScale, hashed
 from argus_sim.textfile import texts_in
 
 MADE = (Provenance(kind="synthetic", source="a test"),)

@@ -27,7 +27,6 @@ from argus_sim.provenance import Provenance
 
 Floats = npt.NDArray[np.float64]
 
-_FOLDER = "similarity_scales"
 #: A cosine from which on two texts are the same to the embedding: nothing to be uncertain about.
 SAME = 0.9995
 
@@ -88,7 +87,7 @@ class SimilarityScale(BaseModel):
     @classmethod
     def of(cls, embedding: str, *, where: str) -> SimilarityScale:
         """The scale of an embedding that comes with the project; :class:`InputError` where there is none."""
-        folder = importlib.resources.files("argus_sim").joinpath(_FOLDER)
+        folder = importlib.resources.files("argus_sim.similarity").joinpath("scales")
         known = sorted(
             item.name.removesuffix(".json") for item in folder.iterdir() if item.name.endswith(".json")
         )
