@@ -21,7 +21,6 @@ from argus_sim.core.batching import DropRule
 from argus_sim.errors import InputError, did_you_mean
 from argus_sim.policies import registry
 from argus_sim.profile.changes import ProfileChanges
-from argus_sim.prompt_stream import PromptsConfig
 from argus_sim.sections import (
     Cluster,
     DropFactor,
@@ -38,6 +37,7 @@ from argus_sim.sections import (
 )
 from argus_sim.settings import input_error, override, put, read_yaml
 from argus_sim.simulation.filling import FillingCacheConfig
+from argus_sim.workload.prompts import PromptsConfig
 
 if TYPE_CHECKING:
     from argus_sim.results import Results

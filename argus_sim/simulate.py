@@ -28,7 +28,6 @@ from argus_sim.policies import registry
 from argus_sim.profile import Profile
 from argus_sim.profile.changes import ProfileChanges
 from argus_sim.profile.importing import import_profile
-from argus_sim.prompt_stream import RecordedTexts
 from argus_sim.provenance import Provenance
 from argus_sim.record import CacheRecord, FaultRecord, LoadRecord, RunRecord
 from argus_sim.sections import PerfectPredictor
@@ -39,11 +38,12 @@ from argus_sim.simulation.environment import Environment
 from argus_sim.simulation.filling import FillingCache, FillingCacheConfig
 from argus_sim.simulation.network import SimulatedCache
 from argus_sim.simulation.service import LoadTimes, ServiceTimes
-from argus_sim.stand_ins import with_stand_ins
 from argus_sim.textfile import texts_in
 from argus_sim.trace import Trace, find_trace, is_model
 from argus_sim.trace.arrivals import generate, generate_file
 from argus_sim.workload import Workload, stream
+from argus_sim.workload.prompts import RecordedTexts
+from argus_sim.workload.stand_ins import with_stand_ins
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ def vectors_of(log: CacheLog, embedding: str) -> tuple[str, dict[str, npt.NDArra
 
     Args:
         log: Whose texts.
-        embedding: ``hashed``, or a file of :class:`~argus_sim.similarity.embeddings.Embeddings` that has them all.
+        embedding: ``hashed``, or a file of :class:`~argus_sim.similarity.Embeddings` that has them all.
     """
     texts = log.texts
     made = hashed(texts) if embedding == HASHED else Embeddings.read(Path(embedding))

@@ -7,11 +7,19 @@ import pytest
 
 from argus_sim.errors import InputError
 from argus_sim.profile import Profile
-from argus_sim.prompt_stream import Bursts, Drift, PromptsConfig, Sessions, difficulty, neighbours, zipf_exponent
 from argus_sim.provenance import Provenance
 from argus_sim.trace import Trace
 from argus_sim.trace.arrivals import Poisson, generate
 from argus_sim.workload import Workload, stream
+from argus_sim.workload.prompts import (
+    Bursts,
+    Drift,
+    PromptsConfig,
+    Sessions,
+    difficulty,
+    neighbours,
+    zipf_exponent,
+)
 
 ORIGIN = (Provenance(kind="synthetic", source="by hand"),)
 

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from argus_sim.core.requests import Requests
 from argus_sim.errors import InputError
 from argus_sim.profile import Profile
-from argus_sim.prompt_stream import PromptsConfig, RecordedTexts
 from argus_sim.trace import Trace
+from argus_sim.workload.prompts import PromptsConfig, RecordedTexts
 
 #: Purposes that random numbers are drawn for. Each has a stream of its own, so that what one draws never
 #: changes what another gets; the number of a purpose is part of what a seed means, so new ones go at the end.

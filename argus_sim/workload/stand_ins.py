@@ -8,7 +8,7 @@ import numpy as np
 
 from argus_sim.core.affinity import QualityPredictor
 from argus_sim.profile import Profile
-from argus_sim.prompt_stream import RecordedTexts
+from argus_sim.workload.prompts import RecordedTexts
 
 
 def with_stand_ins(
