@@ -17,8 +17,7 @@ from matplotlib.figure import Figure
 from argus_sim import metrics
 from argus_sim.domain import Outcome
 from argus_sim.files import write_atomically
-from argus_sim.intervals import Interval, interval
-from argus_sim.metrics import METRICS
+from argus_sim.metrics import METRICS, Interval, interval
 from argus_sim.plot_style import embed, head, styled
 from argus_sim.record import Attempts, Floats, RunRecord
 

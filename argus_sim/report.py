@@ -29,9 +29,9 @@ from argus_sim.charts.story import TraceStory
 from argus_sim.charts.svg import readable
 from argus_sim.errors import InputError
 from argus_sim.files import write_atomically
-from argus_sim.intervals import KEYS, paired
-from argus_sim.intervals import aggregate as aggregate_of
-from argus_sim.metrics import METRICS, Metric
+from argus_sim.metrics import METRICS, Metric, paired
+from argus_sim.metrics import aggregate as aggregate_of
+from argus_sim.metrics.intervals import KEYS
 from argus_sim.policy_style import styles
 from argus_sim.provenance import KINDS
 

@@ -17,8 +17,9 @@ import pandas as pd
 
 from argus_sim.errors import InputError, did_you_mean
 from argus_sim.experiment import Experiment
-from argus_sim.intervals import KEYS, aggregate, compare, paired
 from argus_sim.lockfile import LOCK
+from argus_sim.metrics import aggregate, compare, paired
+from argus_sim.metrics.intervals import KEYS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -117,7 +118,7 @@ class Results:
         Returns:
             A row per trace and other policy: ``trace, a, b, metric, difference`` (``a - b``), ``half_width`` (of
             its 95 % interval), ``pairs`` and ``differ`` (the interval does not hold zero; NaN widths never do).
-            For other results, the table of :func:`argus_sim.intervals.compare`.
+            For other results, the table of :func:`argus_sim.metrics.intervals.compare`.
 
         Raises:
             InputError: No such policy or metric, or nothing in common.

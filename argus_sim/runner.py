@@ -29,12 +29,12 @@ import pandas as pd
 import yaml
 
 from argus_sim import metrics, sweep
-from argus_sim.cache_metrics import cache_timeline, summarise_cache
 from argus_sim.conclude import conclude
 from argus_sim.errors import InputError
 from argus_sim.experiment import Experiment, PolicyConfig, TraceConfig
 from argus_sim.files import write_atomically
 from argus_sim.lockfile import LOCK, dump_lock, make_lock
+from argus_sim.metrics.cache import cache_timeline, summarise_cache
 from argus_sim.record import RunRecord
 from argus_sim.results import Results
 from argus_sim.simulate import Scene, forget, hindsight, simulate

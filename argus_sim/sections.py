@@ -302,8 +302,8 @@ class Sweep(Section):
     @model_validator(mode="after")
     def _columns(self) -> Self:
         # Imported here: pandas takes a while, and few experiments have a sweep.
-        from argus_sim.intervals import KEYS
         from argus_sim.metrics import METRICS
+        from argus_sim.metrics.intervals import KEYS
 
         for name in self.axes:
             if name in (*KEYS, *METRICS):

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from argus_sim.cache_metrics import summarise_cache
 from argus_sim.cache_setup import capacity_of, latent_size_bytes, levels_of
 from argus_sim.errors import InputError
 from argus_sim.experiment import Experiment
+from argus_sim.metrics.cache import summarise_cache
 from argus_sim.record import RunRecord
 from argus_sim.runner import run_experiment
 from argus_sim.sections import Cluster

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from argus_sim.cache_metrics import summarise_cache
 from argus_sim.core.cache import LatentCache
 from argus_sim.core.commands import Command
 from argus_sim.domain import CacheHit, Outcome
+from argus_sim.metrics.cache import summarise_cache
 from argus_sim.simulation.cluster import SimulatedCluster
 from argus_sim.simulation.environment import Environment, StockEnvironment, StreamEnvironment, Tick
 from argus_sim.simulation.filling import FillingCache, FillingCacheConfig

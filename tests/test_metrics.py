@@ -13,11 +13,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from argus_sim import intervals, metrics
 from argus_sim.domain import Outcome
 from argus_sim.errors import InputError
-from argus_sim.intervals import agreement
-from argus_sim.metrics import METRICS, aggregate, batches, compare, interval, paired, peak, summarise, timeline
+from argus_sim.metrics import (
+    METRICS,
+    aggregate,
+    batches,
+    compare,
+    interval,
+    intervals,
+    metrics,
+    paired,
+    peak,
+    summarise,
+    timeline,
+)
+from argus_sim.metrics.intervals import agreement
 from argus_sim.record import FaultRecord, PlanRecord, RunRecord
 from tests.make_record import VARIANTS, make_record, of_requests
 

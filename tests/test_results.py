@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 
 import argus_sim
 from argus_sim import Experiment, InputError, Results
-from argus_sim.intervals import KEYS, aggregate, paired
+from argus_sim.metrics import aggregate, paired
+from argus_sim.metrics.intervals import KEYS
 from tests.make_experiment import write_experiment
 
 

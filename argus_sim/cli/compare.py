@@ -88,7 +88,7 @@ def compare(
 def _rankings(
     summary: pd.DataFrame, traces: tuple[str, str], metrics: list[str], confidence: float, as_json: bool
 ) -> None:
-    from argus_sim.intervals import agreement, ranking
+    from argus_sim.metrics.intervals import agreement, ranking
 
     found = {name: agreement(summary, *traces, name, confidence=confidence) for name in metrics}
     if as_json:
@@ -115,7 +115,7 @@ def _rankings(
 
 
 def _of_runs(a: pd.DataFrame, b: pd.DataFrame, wanted: list[str] | None, confidence: float) -> pd.DataFrame:
-    from argus_sim import intervals
+    from argus_sim.metrics import intervals
 
     table = intervals.compare(a, b, confidence)
     names = _chosen(wanted, list(dict.fromkeys(table.loc[table["pairs"] > 0, "metric"])))
@@ -125,7 +125,7 @@ def _of_runs(a: pd.DataFrame, b: pd.DataFrame, wanted: list[str] | None, confide
 def _of_policies(
     summary: pd.DataFrame, policies: tuple[str, str], wanted: list[str] | None, confidence: float
 ) -> pd.DataFrame:
-    """The table that :func:`argus_sim.intervals.compare` makes, of two policies instead of two runs."""
+    """The table that :func:`argus_sim.metrics.intervals.compare` makes, of two policies instead of two runs."""
     known = list(dict.fromkeys(summary["policy"]))
     for policy in policies:
         if policy not in known:

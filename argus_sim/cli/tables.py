@@ -16,8 +16,8 @@ from rich.text import Text
 
 from argus_sim import metrics
 from argus_sim.errors import InputError, did_you_mean
-from argus_sim.intervals import KEYS
 from argus_sim.metrics import METRICS
+from argus_sim.metrics.intervals import KEYS
 from argus_sim.provenance import KINDS, Kind
 from argus_sim.report import HEADLINE
 

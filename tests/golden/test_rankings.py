@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from argus_sim.experiment import Experiment
-from argus_sim.intervals import agreement
+from argus_sim.metrics.intervals import agreement
 from argus_sim.runner import run_experiment
 
 EXPERIMENTS = Path(__file__).parent.parent.parent / "experiments"

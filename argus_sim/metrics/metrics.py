@@ -1,4 +1,4 @@
-"""What a run was worth: totals, a timeline, the peak, and intervals over seeds.
+"""What a run was worth: totals, a timeline and the peak.
 
 Every function reads columns and returns numbers; none reads a clock or a file. Two rules hold throughout:
 
@@ -17,22 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from argus_sim.domain import Outcome
-from argus_sim.intervals import Interval, aggregate, compare, interval, paired
 from argus_sim.record import Floats, RunRecord
-
-__all__ = [
-    "METRICS",
-    "Interval",
-    "Metric",
-    "aggregate",
-    "batches",
-    "compare",
-    "interval",
-    "paired",
-    "peak",
-    "summarise",
-    "timeline",
-]
 
 #: Edges of timeline windows closer than this to the end of the trace are that end (relative to the window).
 _EDGE_TOLERANCE = 1e-9

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from argus_sim.metrics import windows_of
+from argus_sim.metrics.metrics import windows_of
 from argus_sim.record import CacheRecord, RunRecord
 
 
