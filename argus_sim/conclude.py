@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from argus_sim import metrics, plots
-from argus_sim.charts.story import TraceStory, tell
-from argus_sim.charts.svg import efficient
+from argus_sim import metrics
 from argus_sim.experiment import Experiment, TraceConfig
 from argus_sim.files import write_atomically
 from argus_sim.metrics.cache import cache_table
-from argus_sim.report import write_report
+from argus_sim.report import plots, write_report
+from argus_sim.report.charts.story import TraceStory, tell
+from argus_sim.report.charts.svg import efficient
 from argus_sim.simulate import Scene
 from argus_sim.simulation.filling import FillingCacheConfig
 

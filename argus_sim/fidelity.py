@@ -18,8 +18,8 @@ from argus_sim import metrics
 from argus_sim.domain import Outcome
 from argus_sim.files import write_atomically
 from argus_sim.metrics import METRICS, Interval, interval
-from argus_sim.plot_style import embed, head, styled
 from argus_sim.record import Attempts, Floats, RunRecord
+from argus_sim.report.plot_style import embed, head, styled
 
 if TYPE_CHECKING:
     from argus_sim.live.drift import Drift
@@ -316,7 +316,9 @@ def write_page(
     path: Path, title: str, twins: Sequence[Twin], facts: Sequence[tuple[str, str]], notes: Sequence[str]
 ) -> None:
     """One HTML file with everything in it, written as a whole or not at all."""
-    template = importlib.resources.files("argus_sim").joinpath("templates", "fidelity.html.j2").read_text("utf-8")
+    template = (
+        importlib.resources.files("argus_sim.report").joinpath("templates", "fidelity.html.j2").read_text("utf-8")
+    )
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     html = environment.from_string(template).render(
         title=title,

@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 
 from argus_sim import metrics
-from argus_sim.charts.story import tell
 from argus_sim.core.policy import Policy, Setup
 from argus_sim.domain import Outcome
 from argus_sim.errors import InputError
@@ -28,6 +27,7 @@ from argus_sim.lockfile import versions
 from argus_sim.profile import Profile
 from argus_sim.record import Ints, RunRecord
 from argus_sim.report import write_report
+from argus_sim.report.charts.story import tell
 from argus_sim.runner import Run, prepare, write_run
 from argus_sim.trace import Trace
 from argus_sim.workload import Workload, stream

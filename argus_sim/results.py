@@ -211,7 +211,7 @@ class Plots:
 
     def timeline(self, trace: str | None = None) -> Figure:
         """Load, throughput, quality and violations of every policy over a trace."""
-        from argus_sim import plots
+        from argus_sim.report import plots
 
         labels = [policy.label for policy in self.results.experiment.policies]
         seeds = self.results.experiment.seeds
@@ -221,25 +221,25 @@ class Plots:
 
     def totals(self) -> Figure:
         """The headline numbers as bars with intervals."""
-        from argus_sim import plots
+        from argus_sim.report import plots
 
         return _shown(plots.figure_totals(self.results.aggregate))
 
     def front(self) -> Figure:
         """Quality against violations."""
-        from argus_sim import plots
+        from argus_sim.report import plots
 
         return _shown(plots.figure_front(self.results.aggregate))
 
     def level_mix(self, policy: str, trace: str | None = None) -> Figure:
         """Which variants served, over a trace."""
-        from argus_sim import plots
+        from argus_sim.report import plots
 
         return _shown(plots.figure_level_mix(self.results.run(policy, trace).timeline, policy))
 
     def latency_cdf(self, trace: str | None = None) -> Figure:
         """Share of requests that had their image within a time, by policy."""
-        from argus_sim import plots
+        from argus_sim.report import plots
 
         labels = [policy.label for policy in self.results.experiment.policies]
         return _shown(plots.figure_latency_cdf({p: self.results.run(p, trace).outcomes for p in labels}))
@@ -247,7 +247,7 @@ class Plots:
 
 def _shown(figure: Figure) -> Figure:
     """The figure, such that a notebook shows it where it is the value of a cell, whatever has been imported."""
-    from argus_sim.plot_style import render
+    from argus_sim.report.plot_style import render
 
     figure._repr_png_ = lambda: render(figure, "png", dpi=100)  # type: ignore[attr-defined]
     return figure

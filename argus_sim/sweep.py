@@ -14,14 +14,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from argus_sim import metrics, plots
-from argus_sim.charts.axis import SHOWN, AxisStory, is_wide
+from argus_sim import metrics
 from argus_sim.conclude import provenance_rows
 from argus_sim.experiment import Experiment
 from argus_sim.files import write_atomically
 from argus_sim.metrics import METRICS, Metric
-from argus_sim.plot_style import head, legend, styled, styles
-from argus_sim.report import write_report
+from argus_sim.report import plots, write_report
+from argus_sim.report.charts.axis import SHOWN, AxisStory, is_wide
+from argus_sim.report.plot_style import head, legend, styled, styles
 from argus_sim.simulate import Scene
 
 

@@ -15,9 +15,9 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from argus_sim.plot_style import head, save, styled
 from argus_sim.profile import Profile
 from argus_sim.provenance import KINDS
+from argus_sim.report.plot_style import head, save, styled
 from calibration.assemble import ABSENT
 from calibration.fit import affinity
 

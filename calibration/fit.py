@@ -22,8 +22,8 @@ from scipy.special import ndtr
 
 from argus_sim.errors import InputError
 from argus_sim.files import write_atomically
-from argus_sim.plot_style import head, save, styled
 from argus_sim.profile import Profile
+from argus_sim.report.plot_style import head, save, styled
 from calibration.text import embed
 
 Floats = npt.NDArray[np.float64]

@@ -12,8 +12,8 @@ import numpy as np
 
 from argus_sim.errors import InputError
 from argus_sim.files import write_atomically
-from argus_sim.plot_style import embed
 from argus_sim.profile import Profile
+from argus_sim.report.plot_style import embed
 from calibration.assemble import ABSENT
 from calibration.figures import affinity_shares, pictures
 

@@ -7,9 +7,9 @@ from functools import lru_cache
 
 import pandas as pd
 
-from argus_sim.charts.axis import SHOWN, AxisStory
-from argus_sim.charts.story import TraceStory, tell
 from argus_sim.metrics import timeline
+from argus_sim.report.charts.axis import SHOWN, AxisStory
+from argus_sim.report.charts.story import TraceStory, tell
 from tests.make_record import make_record
 
 

@@ -9,16 +9,16 @@ import re
 import numpy as np
 import pytest
 
-from argus_sim.charts import faults, labels, svg
-from argus_sim.charts import policy as policy_module
-from argus_sim.charts.axis import axis_charts, is_wide
-from argus_sim.charts.draw import Drawing
-from argus_sim.charts.story import COLUMNS, TraceStory, tell
 from argus_sim.domain import Outcome
 from argus_sim.metrics import timeline
-from argus_sim.policy_style import STYLES
 from argus_sim.record import FaultRecord, PlanRecord, RunRecord
-from argus_sim.report import DARK, LIGHT
+from argus_sim.report.charts import faults, labels, svg
+from argus_sim.report.charts import policy as policy_module
+from argus_sim.report.charts.axis import axis_charts, is_wide
+from argus_sim.report.charts.draw import Drawing
+from argus_sim.report.charts.story import COLUMNS, TraceStory, tell
+from argus_sim.report.policy_style import STYLES
+from argus_sim.report.report import DARK, LIGHT
 from tests.make_record import make_record, of_requests
 from tests.make_story import make_axis, make_story
 

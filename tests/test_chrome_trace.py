@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from argus_sim import metrics
-from argus_sim.chrome_trace import LOAD, POLICY, WORKERS, trace_json
 from argus_sim.cli import main
 from argus_sim.core.commands import Command, RunBatch
 from argus_sim.experiment import Experiment
 from argus_sim.record import RunRecord
+from argus_sim.report.chrome_trace import LOAD, POLICY, WORKERS, trace_json
 from argus_sim.simulate import Scene, simulate
 from argus_sim.simulation.cluster import SimulatedCluster
 from tests.make_experiment import content, write_experiment

@@ -17,11 +17,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from argus_sim import plot_style, plots, policy_style
 from argus_sim.domain import Outcome
 from argus_sim.metrics import aggregate, summarise, timeline
-from argus_sim.plots import figure_front, figure_latency_cdf, figure_level_mix, figure_timeline, figure_totals
 from argus_sim.record import RunRecord
+from argus_sim.report import plot_style, plots, policy_style
+from argus_sim.report.plots import (
+    figure_front,
+    figure_latency_cdf,
+    figure_level_mix,
+    figure_timeline,
+    figure_totals,
+)
 from tests.make_record import make_record, of_requests
 
 NAN = math.nan
@@ -104,7 +110,7 @@ def test_save_and_embed(tmp_path: Path, drawings: dict[str, Callable[[], Figure]
 
 
 def test_no_pyplot() -> None:
-    code = "import sys, argus_sim.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, argus_sim.report.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

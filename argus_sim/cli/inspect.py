@@ -47,8 +47,8 @@ def trace(
     """
     import pandas as pd
 
-    from argus_sim.chrome_trace import trace_json
     from argus_sim.files import write_atomically
+    from argus_sim.report.chrome_trace import trace_json
 
     for name in ("outcomes.parquet", "attempts.parquet", "timeline.parquet", "events.json"):
         if not (run / name).is_file():

@@ -97,7 +97,7 @@ def test_light_and_dark_by_hand(page: Any) -> None:
 
 def test_all_text_has_contrast(page: Any) -> None:
     """Ink, soft ink and accent on page and panel reach the 4.5 that the web's rules ask for."""
-    from argus_sim.charts.svg import contrast
+    from argus_sim.report.charts.svg import contrast
 
     def colour(name: str) -> str:
         return str(

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from argus_sim.files import write_atomically
-from argus_sim.policy_style import DASHED, STYLES, styles
+from argus_sim.report.policy_style import DASHED, STYLES, styles
 
 __all__ = ["DASHED", "STYLES", "embed", "head", "legend", "render", "save", "styled", "styles"]
 

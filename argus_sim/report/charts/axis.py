@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from argus_sim.charts.chart import Chart, Path, rounded
-from argus_sim.charts.svg import WIDTH, Tick, around, line, ticks
 from argus_sim.metrics import METRICS
-from argus_sim.moving import Floats
+from argus_sim.report.charts.chart import Chart, Path, rounded
+from argus_sim.report.charts.svg import WIDTH, Tick, around, line, ticks
+from argus_sim.report.moving import Floats
 
 if TYPE_CHECKING:
-    from argus_sim.charts.draw import Drawing
+    from argus_sim.report.charts.draw import Drawing
 
 #: What is drawn along an axis, from left to right.
 SHOWN = ("quality_yield", "slo_violation_ratio", "relative_quality")

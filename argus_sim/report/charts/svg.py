@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from argus_sim.moving import Floats
+from argus_sim.report.moving import Floats
 
 WIDTH, HEIGHT = 2000, 1000
 

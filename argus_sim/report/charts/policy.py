@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from argus_sim.charts.chart import Chart, Path, rounded
-from argus_sim.charts.faults import spans
-from argus_sim.charts.story import MAX_PLANS, MAX_REASONS, PolicyStory, TraceStory
-from argus_sim.charts.svg import HEIGHT, WIDTH, Tick, area, around, box, line, ticks
+from argus_sim.report.charts.chart import Chart, Path, rounded
+from argus_sim.report.charts.faults import spans
+from argus_sim.report.charts.story import MAX_PLANS, MAX_REASONS, PolicyStory, TraceStory
+from argus_sim.report.charts.svg import HEIGHT, WIDTH, Tick, area, around, box, line, ticks
 
 if TYPE_CHECKING:
-    from argus_sim.charts.draw import Drawing
+    from argus_sim.report.charts.draw import Drawing
 
 #: Sequential colours of a ladder, best variant first; told apart in light and dark and without colour vision.
 LADDER = (

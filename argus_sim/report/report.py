@@ -22,18 +22,18 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from argus_sim.charts.axis import AxisStory, axis_charts
-from argus_sim.charts.chart import dashes
-from argus_sim.charts.draw import Drawing
-from argus_sim.charts.story import TraceStory
-from argus_sim.charts.svg import readable
 from argus_sim.errors import InputError
 from argus_sim.files import write_atomically
 from argus_sim.metrics import METRICS, Metric, paired
 from argus_sim.metrics import aggregate as aggregate_of
 from argus_sim.metrics.intervals import KEYS
-from argus_sim.policy_style import styles
 from argus_sim.provenance import KINDS
+from argus_sim.report.charts.axis import AxisStory, axis_charts
+from argus_sim.report.charts.chart import dashes
+from argus_sim.report.charts.draw import Drawing
+from argus_sim.report.charts.story import TraceStory
+from argus_sim.report.charts.svg import readable
+from argus_sim.report.policy_style import styles
 
 #: Columns of the headline table, and their headings where there are but 80 characters for all of them.
 HEADLINE: dict[str, str] = {
@@ -296,7 +296,7 @@ def write_report(
 
 
 def _template(name: str) -> str:
-    return importlib.resources.files("argus_sim").joinpath("templates", name).read_text("utf-8")
+    return importlib.resources.files("argus_sim.report").joinpath("templates", name).read_text("utf-8")
 
 
 def _environment() -> jinja2.Environment:

@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from argus_sim.metrics import METRICS, Metric
-from argus_sim.moving import MAX_POINTS, Clock
-from argus_sim.plot_style import DASHED, head, legend, render, save, styled, styles
+from argus_sim.report.moving import MAX_POINTS, Clock
+from argus_sim.report.plot_style import DASHED, head, legend, render, save, styled, styles
 
 __all__ = [
     "figure_front",

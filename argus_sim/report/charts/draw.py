@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from argus_sim.charts.chart import Chart, Dot, Path, dashes, rounded
-from argus_sim.charts.faults import spans
-from argus_sim.charts.labels import place_labels
-from argus_sim.charts.policy import policy_charts
-from argus_sim.charts.story import TraceStory
-from argus_sim.charts.svg import (
+from argus_sim.report.charts.chart import Chart, Dot, Path, dashes, rounded
+from argus_sim.report.charts.faults import spans
+from argus_sim.report.charts.labels import place_labels
+from argus_sim.report.charts.policy import policy_charts
+from argus_sim.report.charts.story import TraceStory
+from argus_sim.report.charts.svg import (
     HEIGHT,
     WIDTH,
     Scale,
@@ -27,7 +27,7 @@ from argus_sim.charts.svg import (
     steps,
     ticks,
 )
-from argus_sim.moving import Floats
+from argus_sim.report.moving import Floats
 
 #: What the lines show: title, what one reads there, whether it is a ratio, whether its axis starts at zero.
 _PANELS = {

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from argus_sim.moving import Clock, Floats
+from argus_sim.report.moving import Clock, Floats
 
 #: Metrics of a timeline that the page draws as lines, by policy.
 LINES = ("effective_throughput_per_min", "relative_quality", "slo_violation_ratio", "quality_yield")

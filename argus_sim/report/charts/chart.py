@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from argus_sim.charts.svg import Tick
-from argus_sim.moving import Floats
+from argus_sim.report.charts.svg import Tick
+from argus_sim.report.moving import Floats
 
 
 @dataclass
