@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from argus_sim.errors import InputError
     from argus_sim.experiment import Experiment
+    from argus_sim.experiment.results import Results
     from argus_sim.profile import Profile
-    from argus_sim.results import Results
     from argus_sim.trace import Trace
 
 __version__ = version("argus-sim")
@@ -22,7 +22,7 @@ _HOMES = {
     "Experiment": "experiment",
     "InputError": "errors",
     "Profile": "profile",
-    "Results": "results",
+    "Results": "experiment.results",
     "Trace": "trace",
 }
 

@@ -1,8 +1,8 @@
 """A load on a live server as a run like any other: what is asked, and what came of it.
 
 The folder that is left has the files of a simulated run, so that one report, one
-:class:`~argus_sim.results.Results` and one ``compare`` do for both. Requests arrive when they are due and end
-when the client has its answer: latency is what a user would have waited.
+:class:`~argus_sim.experiment.results.Results` and one ``compare`` do for both. Requests arrive when they are due
+and end when the client has its answer: latency is what a user would have waited.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from argus_sim.core.policy import Policy, Setup
 from argus_sim.domain import Outcome
 from argus_sim.errors import InputError
 from argus_sim.experiment import Experiment
+from argus_sim.experiment.lockfile import versions
+from argus_sim.experiment.runner import Run, prepare, write_run
 from argus_sim.files import write_atomically
-from argus_sim.lockfile import versions
 from argus_sim.profile import Profile
 from argus_sim.record import Ints, RunRecord
 from argus_sim.report import write_report
 from argus_sim.report.charts.story import tell
-from argus_sim.runner import Run, prepare, write_run
 from argus_sim.trace import Trace
 from argus_sim.workload import Workload, stream
 

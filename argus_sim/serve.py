@@ -22,6 +22,7 @@ from argus_sim.core.engine import Engine
 from argus_sim.core.requests import Requests
 from argus_sim.errors import InputError, did_you_mean
 from argus_sim.experiment import PolicyConfig
+from argus_sim.experiment.simulate import Scene, record_of
 from argus_sim.files import write_atomically
 from argus_sim.live import qdrant
 from argus_sim.live.cache import CacheSettings, LatentFiles
@@ -37,7 +38,6 @@ from argus_sim.live.workers import DiffusersWorkers, Machines, ThisMachine
 from argus_sim.live.zoo import LiveZoo, live_zoo
 from argus_sim.profile import Profile
 from argus_sim.record import RunRecord
-from argus_sim.simulate import Scene, record_of
 from argus_sim.simulation.filling import FillingCacheConfig
 from argus_sim.simulation.network import CacheConfig, SimulatedCache
 from argus_sim.workload import Workload, stream

@@ -24,12 +24,12 @@ import numpy as np
 
 from argus_sim.errors import InputError
 from argus_sim.experiment import PolicyConfig, TraceConfig
+from argus_sim.experiment.simulate import Scene, simulate
 from argus_sim.fidelity import Twin, counted
 from argus_sim.live import drift
 from argus_sim.live.client import Answers, Target, body
 from argus_sim.load import Asked, arrivals_from, record_of
 from argus_sim.record import Floats, RunRecord
-from argus_sim.simulate import Scene, simulate
 from argus_sim.trace import Trace
 from argus_sim.workload import Workload, stream
 

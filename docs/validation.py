@@ -22,9 +22,9 @@ import pandas as pd
 
 from argus_sim.cli import main as main_of_argus_sim
 from argus_sim.cli.tables import put_between_marks
+from argus_sim.experiment.results import Results
 from argus_sim.files import write_atomically
 from argus_sim.metrics.intervals import agreement, ranking
-from argus_sim.results import Results
 from calibration.cache_log import THRESHOLDS, CacheLog, vectors_of
 from calibration.cache_report import study
 

@@ -9,9 +9,9 @@ import pytest
 
 from argus_sim import metrics
 from argus_sim.experiment import Experiment
+from argus_sim.experiment.simulate import Scene, hindsight, simulate
 from argus_sim.profile import Profile
 from argus_sim.record import RunRecord
-from argus_sim.simulate import Scene, hindsight, simulate
 from tests.make_profile import make_profile
 
 NEVER = {"name": "argus-x", "label": "one-image", "params": {"cascade": "never"}}

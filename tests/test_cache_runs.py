@@ -10,14 +10,13 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from argus_sim.cache_setup import capacity_of, latent_size_bytes, levels_of
 from argus_sim.errors import InputError
-from argus_sim.experiment import Experiment
+from argus_sim.experiment import Cluster, Experiment
+from argus_sim.experiment.cache_setup import capacity_of, latent_size_bytes, levels_of
+from argus_sim.experiment.runner import run_experiment
+from argus_sim.experiment.simulate import Scene, simulate
 from argus_sim.metrics.cache import summarise_cache
 from argus_sim.record import RunRecord
-from argus_sim.runner import run_experiment
-from argus_sim.sections import Cluster
-from argus_sim.simulate import Scene, simulate
 from argus_sim.simulation.filling import FillingCacheConfig
 from argus_sim.simulation.network import CacheConfig
 from tests.make_experiment import content, write_experiment

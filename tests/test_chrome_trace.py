@@ -16,9 +16,9 @@ from argus_sim import metrics
 from argus_sim.cli import main
 from argus_sim.core.commands import Command, RunBatch
 from argus_sim.experiment import Experiment
+from argus_sim.experiment.simulate import Scene, simulate
 from argus_sim.record import RunRecord
 from argus_sim.report.chrome_trace import LOAD, POLICY, WORKERS, trace_json
-from argus_sim.simulate import Scene, simulate
 from argus_sim.simulation.cluster import SimulatedCluster
 from tests.make_experiment import content, write_experiment
 from tests.make_profile import make_profile
@@ -97,7 +97,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     with pytest.MonkeyPatch.context() as patch:
         told: list[Told] = []
         patch.setattr(Spy, "told", told, raising=False)
-        patch.setattr("argus_sim.simulate.SimulatedCluster", Spy)
+        patch.setattr("argus_sim.experiment.simulate.SimulatedCluster", Spy)
         record = simulate(scene, scene.experiment.policies[0], scene.trace(scene.experiment.traces[0], 3), 3)
     return record, told
 

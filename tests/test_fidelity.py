@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from argus_sim.domain import Outcome
+from argus_sim.experiment.runner import no_nan
 from argus_sim.fidelity import (
     COMPARED,
     MIX,
@@ -27,7 +28,6 @@ from argus_sim.fidelity import (
 )
 from argus_sim.metrics import summarise
 from argus_sim.record import RunRecord
-from argus_sim.runner import no_nan
 from tests.make_record import make_record
 
 HTTP = {f"{k}_{q}_s": 0.001 for k in ("send_lag", "round_trip", "arrival_lag") for q in ("p50", "p99", "max")}

@@ -13,12 +13,12 @@ from argus_sim.core.engine import DROPPED, Engine
 from argus_sim.domain import Outcome
 from argus_sim.errors import InputError
 from argus_sim.experiment import Experiment, PolicyConfig
+from argus_sim.experiment.simulate import Scene, hindsight, simulate
 from argus_sim.policies import registry
 from argus_sim.policies.base import Plan, keep_or_move
 from argus_sim.profile import Profile
 from argus_sim.profile.changes import ProfileChanges
 from argus_sim.record import RunRecord
-from argus_sim.simulate import Scene, hindsight, simulate
 from argus_sim.simulation.environment import StockEnvironment
 from argus_sim.trace.arrivals import Poisson, generate
 from argus_sim.workload import stream

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from argus_sim.experiment import Experiment
-from argus_sim.runner import run_experiment
+from argus_sim.experiment.runner import run_experiment
 from tests.make_experiment import write_experiment
 
 

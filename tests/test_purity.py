@@ -28,27 +28,21 @@ IMPURE = {
 #: Built-ins and methods that read, write or ask.
 IMPURE_CALLS = {"open", "input", "print", "exec", "eval", "read_text", "read_bytes", "write_text", "write_bytes"}
 
-#: From the inside out: who may import whom. What is not named stands with ``experiment``.
-LAYERS = {
-    0: {"errors", "domain", "__version__"},
-    1: {
-        "provenance",
-        "columns",
-        "files",
-        "record",
-        "profile",
-        "profile_checks",
-        "profile_tables",
-        "profile_import",
-    }
-    | {"profile_changes", "rating_profile", "ratings", "prompt_stream", "textfile", "embeddings", "similarity"}
-    | {"trace", "tracefile", "trace_stats", "rate", "arrivals", "fitted", "fit", "fourier", "importers"},
-    2: {"core"},
-    3: {"policies"},
-    4: {"simulation", "live", "workload"},
-    6: {"cli", "__main__"},
-}
-RANK = {name: rank for rank, names in LAYERS.items() for name in names}
+#: From the inside out: who may import whom. Those that stand together may import each other.
+LAYERS = (
+    {"errors", "domain", "__version__"},
+    {"columns", "files", "provenance", "record", "textfile"},
+    {"importers", "profile", "similarity", "trace"},
+    {"core"},
+    {"policies"},
+    {"live", "simulation", "workload"},
+    {"metrics"},
+    {"report"},
+    {"experiment"},
+    {"fidelity", "load", "serve", "validate_live"},
+    {"cli"},
+)
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 
 def module_of(path: Path) -> str:
@@ -71,7 +65,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def rank(module: str) -> int:
-    return RANK.get(module.split(".")[1], 5)
+    return RANK[module.split(".")[1]]
 
 
 ids = [module_of(path) for path in PURE]

@@ -15,10 +15,9 @@ import typer
 import yaml
 
 from argus_sim.cli import app, main
-from argus_sim.experiment import Experiment, PolicyConfig, TraceConfig
+from argus_sim.experiment import Experiment, Peak, PolicyConfig, TraceConfig
 from argus_sim.metrics import METRICS
 from argus_sim.policies.registry import find
-from argus_sim.sections import Peak
 from calibration.cli import app as calibrate
 from tests.make_experiment import write_experiment
 from tests.run_docs import blocks

@@ -20,10 +20,10 @@ import yaml
 from argus_sim import metrics
 from argus_sim.errors import InputError
 from argus_sim.experiment import Experiment
-from argus_sim.lockfile import LOCK, make_lock, read_lock, versions
+from argus_sim.experiment.lockfile import LOCK, make_lock, read_lock, versions
+from argus_sim.experiment.runner import Run, run_experiment, runs_of
+from argus_sim.experiment.simulate import Scene
 from argus_sim.metrics import METRICS
-from argus_sim.runner import Run, run_experiment, runs_of
-from argus_sim.simulate import Scene
 from tests.make_experiment import content, write_experiment
 
 FILES = ("outcomes.parquet", "attempts.parquet", "timeline.parquet", "events.json", "summary.json")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from argus_sim.experiment import Experiment
+from argus_sim.experiment.simulate import Scene
 from argus_sim.profile import Profile
-from argus_sim.simulate import Scene
 from calibration.figures import affinity_shares
 
 TOLERANCE = 0.05

@@ -14,14 +14,13 @@ import pandas as pd
 import pytest
 import yaml
 
-from argus_sim import sweep
 from argus_sim.cli import main
 from argus_sim.errors import InputError
-from argus_sim.experiment import Experiment
-from argus_sim.lockfile import LOCK
+from argus_sim.experiment import Experiment, sweep
+from argus_sim.experiment.lockfile import LOCK
+from argus_sim.experiment.results import Results
+from argus_sim.experiment.runner import run_experiment
 from argus_sim.report.charts.axis import SHOWN, AxisStory
-from argus_sim.results import Results
-from argus_sim.runner import run_experiment
 from tests.make_experiment import content, write_experiment
 from tests.test_runner import tree
 

@@ -91,10 +91,9 @@ def _check(what: str) -> Found:
 
 def _yaml(path: Path) -> Found:
     """An experiment, or the specification of a trace."""
-    from argus_sim import runner
-    from argus_sim.experiment import Experiment
-    from argus_sim.settings import read_yaml
-    from argus_sim.simulate import Scene
+    from argus_sim.experiment import Experiment, runner
+    from argus_sim.experiment.settings import read_yaml
+    from argus_sim.experiment.simulate import Scene
     from argus_sim.trace.arrivals import generate_file
 
     if "arrivals" in read_yaml(path):

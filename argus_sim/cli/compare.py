@@ -194,9 +194,9 @@ def table(
     """
     from argus_sim import metrics
     from argus_sim.cli import tables
+    from argus_sim.experiment.lockfile import LOCK
+    from argus_sim.experiment.results import Results
     from argus_sim.files import write_atomically
-    from argus_sim.lockfile import LOCK
-    from argus_sim.results import Results
 
     swept = Results.load(run) if run.is_dir() and (run / LOCK).is_file() else None
     if swept is not None and swept.experiment.sweep is not None:

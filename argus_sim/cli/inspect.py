@@ -105,7 +105,7 @@ def _watch_folder(run: Path, every_s: float, *, once: bool, as_json: bool, quiet
     from rich.live import Live
 
     from argus_sim.experiment import Experiment
-    from argus_sim.lockfile import LOCK
+    from argus_sim.experiment.lockfile import LOCK
 
     lock = run / LOCK
     if not lock.is_file():
@@ -143,7 +143,7 @@ def _places(folder: Path, experiment: Experiment) -> list[_Place]:
 
 def _concluded(folder: Path) -> bool:
     """Whether what comes last is there: the report, or the table of one point of a sweep."""
-    from argus_sim.lockfile import LOCK
+    from argus_sim.experiment.lockfile import LOCK
 
     is_point = (folder.resolve().parent / LOCK).is_file()
     return (folder / ("summary.csv" if is_point else "report.html")).is_file()

@@ -19,10 +19,10 @@ from argus_sim.errors import InputError, did_you_mean
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from argus_sim.lockfile import Lock
-    from argus_sim.results import Results
-    from argus_sim.runner import Run
-    from argus_sim.simulate import Scene
+    from argus_sim.experiment.lockfile import Lock
+    from argus_sim.experiment.results import Results
+    from argus_sim.experiment.runner import Run
+    from argus_sim.experiment.simulate import Scene
 
 app = typer.Typer()
 
@@ -92,9 +92,8 @@ def _run(
     begun: list[Path],
 ) -> tuple[Scene, Results]:
     """Run with progress; ``begun`` gets the folder as soon as there is something in it to go on from."""
-    from argus_sim import lockfile, runner
-    from argus_sim.experiment import Experiment
-    from argus_sim.simulate import Scene
+    from argus_sim.experiment import Experiment, lockfile, runner
+    from argus_sim.experiment.simulate import Scene
 
     path = find_experiment(name_or_path)
     changes = [*settings, *([f"replications={seeds}"] if seeds else [])]
@@ -139,7 +138,7 @@ def find_experiment(name_or_path: str) -> Path:
 
 def _note_differences(lock: Lock, *, changed: bool, quiet: bool) -> None:
     """A lock file promises the same bytes only from the same libraries."""
-    from argus_sim import lockfile
+    from argus_sim.experiment import lockfile
 
     now = lockfile.versions()
     other = [
@@ -154,7 +153,7 @@ def _note_differences(lock: Lock, *, changed: bool, quiet: bool) -> None:
 def _how_to_go_on(begun: list[Path]) -> str:
     if not begun:
         return "nothing was written"
-    from argus_sim.lockfile import LOCK
+    from argus_sim.experiment.lockfile import LOCK
 
     folder = begun[0]
     command = f"argus-sim run {shlex.quote(str(folder / LOCK))} --out {shlex.quote(str(folder))} --resume"

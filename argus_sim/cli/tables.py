@@ -23,7 +23,7 @@ from argus_sim.report import HEADLINE
 
 if TYPE_CHECKING:
     from argus_sim.experiment import Experiment
-    from argus_sim.simulate import Scene
+    from argus_sim.experiment.simulate import Scene
 
 #: What the table of an axis shows in a cell.
 _SWEPT = ("quality_yield", "slo_violation_ratio")
@@ -83,7 +83,7 @@ def peak(folder: Path, summary: pd.DataFrame) -> pd.DataFrame:
 
 def axis_tables(experiment: Experiment, summary: pd.DataFrame) -> Iterator[tuple[str, Table]]:
     """For each axis of a sweep and each trace: quality yield and SLO violations by value (rows) and policy."""
-    from argus_sim import sweep
+    from argus_sim.experiment import sweep
 
     assert experiment.sweep is not None
     for axis in experiment.sweep.axes:
@@ -169,7 +169,7 @@ def swept_markdown(experiment: Experiment, summary: pd.DataFrame) -> str:
 
     A cell is the mean quality yield with its interval, and the SLO violations in brackets.
     """
-    from argus_sim import sweep
+    from argus_sim.experiment import sweep
 
     assert experiment.sweep is not None
     quality, late = (METRICS[name] for name in _SWEPT)

@@ -13,8 +13,8 @@ from argus_sim.cli import output
 from argus_sim.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
+    from argus_sim.experiment.simulate import Scene
     from argus_sim.fidelity import Twin
-    from argus_sim.simulate import Scene
     from argus_sim.validate_live import Plan
 
 app = typer.Typer()
@@ -102,9 +102,9 @@ def validate_live(
     from argus_sim.cli.load import extra_missing, send
     from argus_sim.cli.run import find_experiment
     from argus_sim.experiment import Experiment
+    from argus_sim.experiment.runner import no_nan
+    from argus_sim.experiment.simulate import Scene
     from argus_sim.fidelity import plain
-    from argus_sim.runner import no_nan
-    from argus_sim.simulate import Scene
 
     try:
         from argus_sim import serve as live
@@ -229,9 +229,9 @@ def _notes(twins: list[Twin], plan: Plan) -> list[str]:
 def _write(
     out: Path, title: str, twins: list[Twin], facts: list[tuple[str, str]], plan: Plan, content: dict[str, Any]
 ) -> None:
+    from argus_sim.experiment.runner import no_nan
     from argus_sim.fidelity import write_page
     from argus_sim.files import write_atomically
-    from argus_sim.runner import no_nan
 
     write_page(out / "validation.html", title, twins, facts, _notes(twins, plan))
     write_atomically(out / "validation.json", (json.dumps(no_nan(content), indent=1) + "\n").encode())

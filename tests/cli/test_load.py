@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from argus_sim.cli import main
-from argus_sim.results import Results
+from argus_sim.experiment.results import Results
 from tests.make_experiment import content, write_experiment
 
 pytest.importorskip("fastapi", reason="needs the live extra: fastapi")

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from argus_sim import runner
 from argus_sim.cli import main, output, tables
-from argus_sim.lockfile import LOCK
+from argus_sim.experiment import runner
+from argus_sim.experiment.lockfile import LOCK
 from tests.make_experiment import write_experiment
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from argus_sim import metrics
 from argus_sim.experiment import Experiment
-from argus_sim.simulate import Scene, simulate
+from argus_sim.experiment.simulate import Scene, simulate
 
 POLICIES = ["clipper-ha", "clipper-ht", "nirvana", "proteus", "pac", "argus"]
 

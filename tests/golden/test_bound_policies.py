@@ -13,9 +13,9 @@ from argus_sim.core.bound import least_work_s
 from argus_sim.core.catalog import Catalog
 from argus_sim.domain import Outcome
 from argus_sim.experiment import Experiment, PolicyConfig
+from argus_sim.experiment.simulate import Scene, hindsight, simulate
 from argus_sim.profile import Profile
 from argus_sim.provenance import Provenance
-from argus_sim.simulate import Scene, hindsight, simulate
 from argus_sim.trace import Trace
 from argus_sim.trace.arrivals import Poisson, generate
 from argus_sim.workload import stream

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from argus_sim.experiment import Experiment
+from argus_sim.experiment.runner import run_experiment
 from argus_sim.metrics.intervals import agreement
-from argus_sim.runner import run_experiment
 
 EXPERIMENTS = Path(__file__).parent.parent.parent / "experiments"
 

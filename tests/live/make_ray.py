@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from argus_sim.experiment import Experiment
+from argus_sim.experiment.simulate import Scene
 from argus_sim.live.clock import Clock
 from argus_sim.live.executor import Executor
 from argus_sim.live.processes import Patience
@@ -16,7 +17,6 @@ from argus_sim.live.ray_actors import RayConfig, RayMachines, import_ray
 from argus_sim.live.workers import DiffusersWorkers
 from argus_sim.live.zoo import Recipe
 from argus_sim.serve import choose_policy, fresh_engine
-from argus_sim.simulate import Scene
 from tests.live.make_processes import empty_zoo, paint
 from tests.make_experiment import content, write_experiment
 

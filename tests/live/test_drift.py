@@ -18,12 +18,12 @@ pytest.importorskip("aiohttp", reason="needs the live extra: aiohttp")
 httpx = pytest.importorskip("httpx", reason="needs the test extra: httpx")
 
 from argus_sim.errors import InputError  # noqa: E402
+from argus_sim.experiment.simulate import simulate  # noqa: E402
 from argus_sim.live import drift, timing  # noqa: E402
 from argus_sim.live.client import Answers  # noqa: E402
 from argus_sim.live.timing import Cell  # noqa: E402
 from argus_sim.profile import Profile  # noqa: E402
 from argus_sim.serve import choose_policy, threads_of  # noqa: E402
-from argus_sim.simulate import simulate  # noqa: E402
 from tests.live.make_server import SHAPES, make_scene, running, shapes_scene  # noqa: E402
 from tests.make_record import make_record  # noqa: E402
 

@@ -14,11 +14,11 @@ pytest.importorskip("uvicorn", reason="needs the live extra: uvicorn")
 pytest.importorskip("aiohttp", reason="needs the live extra: aiohttp")
 httpx = pytest.importorskip("httpx", reason="needs the test extra: httpx")
 
+from argus_sim.experiment.simulate import simulate  # noqa: E402
 from argus_sim.fidelity import compare  # noqa: E402
 from argus_sim.live.client import Target, body, play  # noqa: E402
 from argus_sim.load import Asked, record_of  # noqa: E402
 from argus_sim.serve import choose_policy  # noqa: E402
-from argus_sim.simulate import simulate  # noqa: E402
 from tests.live.make_server import make_scene, running  # noqa: E402
 
 PATH = "/v1/images/generations"

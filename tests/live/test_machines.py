@@ -12,11 +12,11 @@ import pytest
 from argus_sim.cli import main
 from argus_sim.errors import InputError
 from argus_sim.experiment import Experiment
+from argus_sim.experiment.simulate import Scene, simulate
 from argus_sim.live.freight import pack, unpack
 from argus_sim.live.painter import Carried, Load, Paint, Painted, Wish
 from argus_sim.live.ray_actors import import_ray
 from argus_sim.serve import PipelinesConfig, choose_policy, machines
-from argus_sim.simulate import Scene, simulate
 from tests.live.make_processes import empty_zoo
 from tests.make_experiment import write_experiment
 

@@ -17,10 +17,10 @@ pytest.importorskip("uvicorn", reason="needs the live extra: uvicorn")
 httpx = pytest.importorskip("httpx", reason="needs the test extra: httpx")
 
 from argus_sim.domain import Outcome  # noqa: E402
+from argus_sim.experiment.simulate import simulate  # noqa: E402
 from argus_sim.live.clock import Clock  # noqa: E402
 from argus_sim.live.transcript import replay  # noqa: E402
 from argus_sim.serve import choose_policy, fresh_engine, record  # noqa: E402
-from argus_sim.simulate import simulate  # noqa: E402
 from argus_sim.trace import Trace  # noqa: E402
 from argus_sim.workload import Workload, stream  # noqa: E402
 from tests.live.make_server import make_scene, running  # noqa: E402

@@ -9,8 +9,8 @@ import pytest
 
 from argus_sim import metrics
 from argus_sim.experiment import Experiment
+from argus_sim.experiment.simulate import Scene, simulate
 from argus_sim.profile import Profile
-from argus_sim.simulate import Scene, simulate
 from tests.make_profile import ladder, make_profile
 
 

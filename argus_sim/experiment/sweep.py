@@ -15,14 +15,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from argus_sim import metrics
-from argus_sim.conclude import provenance_rows
-from argus_sim.experiment import Experiment
+from argus_sim.experiment.conclude import provenance_rows
+from argus_sim.experiment.config import Experiment
+from argus_sim.experiment.simulate import Scene
 from argus_sim.files import write_atomically
 from argus_sim.metrics import METRICS, Metric
 from argus_sim.report import plots, write_report
 from argus_sim.report.charts.axis import SHOWN, AxisStory, is_wide
 from argus_sim.report.plot_style import head, legend, styled, styles
-from argus_sim.simulate import Scene
 
 
 def conclude(

@@ -12,8 +12,6 @@ from typing import Literal
 
 import numpy as np
 
-from argus_sim import cache_setup
-from argus_sim.cache_setup import filling_cache
 from argus_sim.core import affinity
 from argus_sim.core.bound import Bound, least_work_s, pooled_work_s, quality_bound
 from argus_sim.core.catalog import Catalog, Kind
@@ -21,16 +19,18 @@ from argus_sim.core.engine import Engine
 from argus_sim.core.policy import Policy, Setup
 from argus_sim.domain import Outcome
 from argus_sim.errors import InputError
-from argus_sim.experiment import Experiment, PolicyConfig, TraceConfig, expand
+from argus_sim.experiment import cache_setup
+from argus_sim.experiment.cache_setup import filling_cache
+from argus_sim.experiment.config import Experiment, PolicyConfig, TraceConfig, expand
+from argus_sim.experiment.planning_times import time_plans
+from argus_sim.experiment.sections import PerfectPredictor
 from argus_sim.importers import import_trace
-from argus_sim.planning_times import time_plans
 from argus_sim.policies import registry
 from argus_sim.profile import Profile
 from argus_sim.profile.changes import ProfileChanges
 from argus_sim.profile.importing import import_profile
 from argus_sim.provenance import Provenance
 from argus_sim.record import CacheRecord, FaultRecord, LoadRecord, RunRecord
-from argus_sim.sections import PerfectPredictor
 from argus_sim.simulation import faults
 from argus_sim.simulation.cluster import SimulatedCluster
 from argus_sim.simulation.discriminator import RECORDED, Discriminator, DiscriminatorConfig

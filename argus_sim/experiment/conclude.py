@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 
 from argus_sim import metrics
-from argus_sim.experiment import Experiment, TraceConfig
+from argus_sim.experiment.config import Experiment, TraceConfig
+from argus_sim.experiment.simulate import Scene
 from argus_sim.files import write_atomically
 from argus_sim.metrics.cache import cache_table
 from argus_sim.report import plots, write_report
 from argus_sim.report.charts.story import TraceStory, tell
 from argus_sim.report.charts.svg import efficient
-from argus_sim.simulate import Scene
 from argus_sim.simulation.filling import FillingCacheConfig
 
 

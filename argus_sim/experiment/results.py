@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from argus_sim.errors import InputError, did_you_mean
-from argus_sim.experiment import Experiment
-from argus_sim.lockfile import LOCK
+from argus_sim.experiment.config import Experiment
+from argus_sim.experiment.lockfile import LOCK
 from argus_sim.metrics import aggregate, compare, paired
 from argus_sim.metrics.intervals import KEYS
 
@@ -58,7 +58,7 @@ class Results:
         if experiment.sweep is None:
             summary = pd.read_csv(folder / "summary.csv", dtype={"policy": "str", "trace": "str"})
         else:
-            from argus_sim.sweep import together
+            from argus_sim.experiment.sweep import together
 
             points = [point.name for point in experiment.points()]
             summary = together(experiment, {name: cls.load(folder / name).summary for name in points})
@@ -170,7 +170,7 @@ class Results:
 
         if self.experiment.sweep is None:
             return headline_html(self.summary)
-        from argus_sim.sweep import cases
+        from argus_sim.experiment.sweep import cases
 
         return headline_html(cases(self.experiment, {name: r.summary for name, r in self.points.items()}))
 

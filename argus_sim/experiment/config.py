@@ -19,9 +19,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from argus_sim.core.batching import DropRule
 from argus_sim.errors import InputError, did_you_mean
-from argus_sim.policies import registry
-from argus_sim.profile.changes import ProfileChanges
-from argus_sim.sections import (
+from argus_sim.experiment.sections import (
     Cluster,
     DropFactor,
     Name,
@@ -35,12 +33,14 @@ from argus_sim.sections import (
     TraceConfig,
     named,
 )
-from argus_sim.settings import input_error, override, put, read_yaml
+from argus_sim.experiment.settings import input_error, override, put, read_yaml
+from argus_sim.policies import registry
+from argus_sim.profile.changes import ProfileChanges
 from argus_sim.simulation.filling import FillingCacheConfig
 from argus_sim.workload.prompts import PromptsConfig
 
 if TYPE_CHECKING:
-    from argus_sim.results import Results
+    from argus_sim.experiment.results import Results
 
 __all__ = [
     "Cluster",
@@ -143,7 +143,7 @@ class Experiment(Section):
         resume: bool = False,
         report: bool = True,
     ) -> Results:
-        """Run it, as ``argus-sim run`` does; see :func:`argus_sim.runner.run_experiment`.
+        """Run it, as ``argus-sim run`` does; see :func:`argus_sim.experiment.runner.run_experiment`.
 
         Args:
             out: The folder for the results; ``runs/NAME`` by default. An earlier run's folder is replaced.
@@ -154,7 +154,7 @@ class Experiment(Section):
         Raises:
             InputError: Something is wrong with the experiment or one of its inputs.
         """
-        from argus_sim.runner import run_experiment
+        from argus_sim.experiment.runner import run_experiment
 
         where = Path(out or Path("runs") / self.name)
         return run_experiment(self, where, jobs=jobs, resume=resume, report=report)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from argus_sim.core.cache import ARTEFACT_THRESHOLDS, Future, LatentCache
 from argus_sim.core.nearest import Vector
 from argus_sim.errors import InputError
-from argus_sim.experiment import expand
+from argus_sim.experiment.config import expand
 from argus_sim.profile import Profile
 from argus_sim.provenance import Provenance
 from argus_sim.similarity import HASHED, Embeddings, SimilarityScale, hashed
@@ -22,7 +22,7 @@ from argus_sim.trace import Trace
 from argus_sim.workload import Workload, stream
 
 if TYPE_CHECKING:
-    from argus_sim.simulate import Scene
+    from argus_sim.experiment.simulate import Scene
 
 Ints = npt.NDArray[np.int64]
 

@@ -2,8 +2,8 @@
 
 What is left under the folder (see the documentation of the layout in the README): a folder for each run with
 ``outcomes.parquet``, ``attempts.parquet``, ``timeline.parquet``, ``events.json`` and ``summary.json``; what
-:mod:`argus_sim.conclude` makes from all of them; and ``experiment.lock.yaml``, from which the same bytes come
-again.
+:mod:`argus_sim.experiment.conclude` makes from all of them; and ``experiment.lock.yaml``, from which the same
+bytes come again.
 Nothing that is written depends on the clock, the machine or the number of processes.
 """
 
@@ -28,16 +28,17 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from argus_sim import metrics, sweep
-from argus_sim.conclude import conclude
+from argus_sim import metrics
 from argus_sim.errors import InputError
-from argus_sim.experiment import Experiment, PolicyConfig, TraceConfig
+from argus_sim.experiment import sweep
+from argus_sim.experiment.conclude import conclude
+from argus_sim.experiment.config import Experiment, PolicyConfig, TraceConfig
+from argus_sim.experiment.lockfile import LOCK, dump_lock, make_lock
+from argus_sim.experiment.results import Results
+from argus_sim.experiment.simulate import Scene, forget, hindsight, simulate
 from argus_sim.files import write_atomically
-from argus_sim.lockfile import LOCK, dump_lock, make_lock
 from argus_sim.metrics.cache import cache_timeline, summarise_cache
 from argus_sim.record import RunRecord
-from argus_sim.results import Results
-from argus_sim.simulate import Scene, forget, hindsight, simulate
 from argus_sim.trace import Trace
 
 
