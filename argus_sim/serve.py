@@ -22,7 +22,8 @@ from argus_sim.core.engine import Engine
 from argus_sim.core.requests import Requests
 from argus_sim.errors import InputError, did_you_mean
 from argus_sim.experiment import PolicyConfig
-from argus_sim.experiment.simulate import Scene, record_of
+from argus_sim.experiment.scene import Scene
+from argus_sim.experiment.simulate import record_of
 from argus_sim.files import write_atomically
 from argus_sim.live import qdrant
 from argus_sim.live.cache import CacheSettings, LatentFiles

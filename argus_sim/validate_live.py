@@ -24,7 +24,8 @@ import numpy as np
 
 from argus_sim.errors import InputError
 from argus_sim.experiment import PolicyConfig, TraceConfig
-from argus_sim.experiment.simulate import Scene, simulate
+from argus_sim.experiment.scene import Scene
+from argus_sim.experiment.simulate import simulate
 from argus_sim.fidelity import Twin, counted
 from argus_sim.live import drift
 from argus_sim.live.client import Answers, Target, body

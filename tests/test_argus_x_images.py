@@ -9,7 +9,9 @@ import pytest
 
 from argus_sim import metrics
 from argus_sim.experiment import Experiment
-from argus_sim.experiment.simulate import Scene, hindsight, simulate
+from argus_sim.experiment.basis import assumptions
+from argus_sim.experiment.scene import Scene
+from argus_sim.experiment.simulate import hindsight, simulate
 from argus_sim.profile import Profile
 from argus_sim.record import RunRecord
 from tests.make_profile import make_profile
@@ -86,9 +88,9 @@ def test_without_a_judge_it_makes_one_image(profile: str) -> None:
 
 def test_a_report_says_who_has_a_judge(profile: str) -> None:
     assert any(
-        "discriminator of argus-x" in what for what, _ in scene_of(profile, 90.0, ["argus-x"]).assumptions()
+        "discriminator of argus-x" in what for what, _ in assumptions(scene_of(profile, 90.0, ["argus-x"]))
     )
-    assert not scene_of(profile, 90.0, [NEVER]).assumptions()
+    assert not assumptions(scene_of(profile, 90.0, [NEVER]))
 
 
 def test_a_better_judge_makes_better_images(profile: str) -> None:

@@ -14,7 +14,8 @@ from argus_sim.errors import InputError
 from argus_sim.experiment import Cluster, Experiment
 from argus_sim.experiment.cache_setup import capacity_of, latent_size_bytes, levels_of
 from argus_sim.experiment.runner import run_experiment
-from argus_sim.experiment.simulate import Scene, simulate
+from argus_sim.experiment.scene import Scene
+from argus_sim.experiment.simulate import simulate
 from argus_sim.metrics.cache import summarise_cache
 from argus_sim.record import RunRecord
 from argus_sim.simulation.filling import FillingCacheConfig

@@ -16,7 +16,8 @@ from argus_sim import metrics
 from argus_sim.cli import main
 from argus_sim.core.commands import Command, RunBatch
 from argus_sim.experiment import Experiment
-from argus_sim.experiment.simulate import Scene, simulate
+from argus_sim.experiment.scene import Scene
+from argus_sim.experiment.simulate import simulate
 from argus_sim.record import RunRecord
 from argus_sim.report.chrome_trace import LOAD, POLICY, WORKERS, trace_json
 from argus_sim.simulation.cluster import SimulatedCluster

@@ -13,7 +13,9 @@ from argus_sim.core.engine import DROPPED, Engine
 from argus_sim.domain import Outcome
 from argus_sim.errors import InputError
 from argus_sim.experiment import Experiment, PolicyConfig
-from argus_sim.experiment.simulate import Scene, hindsight, simulate
+from argus_sim.experiment.basis import assumptions
+from argus_sim.experiment.scene import Scene
+from argus_sim.experiment.simulate import hindsight, simulate
 from argus_sim.policies import registry
 from argus_sim.policies.base import Plan, keep_or_move
 from argus_sim.profile import Profile
@@ -342,6 +344,6 @@ def test_a_scene_has_kinds_at_their_speed_or_with_their_profile(tmp_path: Any) -
     assert [kind.mean_s[BIG][1] for kind in here.catalog.kinds] == [8.0, 1.0, 2.0]
     assert here.slo_s == 12.0
     assert here.capacity_per_s == pytest.approx(0.375 * (0.5 + 4.0 + 2 * 2.0))
-    origins = dict(here.assumptions())
+    origins = dict(assumptions(here))
     assert "latencies x 2" in str(origins["kind half: latency"].derived)
     assert origins["kind half: loads"].derived is None

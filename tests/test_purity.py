@@ -43,6 +43,22 @@ LAYERS = (
     {"cli"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+#: The same inside of ``experiment``, each above those before it; but ``Experiment.run`` runs, and gives results.
+EXPERIMENT = (
+    *(
+        "settings",
+        "sections",
+        "config",
+        "scene",
+        "cache_setup",
+        "planning_times",
+        "simulate",
+        "basis",
+        "lockfile",
+    ),
+    *("conclude", "sweep", "results", "runner"),
+)
+UPWARDS = {("config", "runner"), ("config", "results")}
 
 
 def module_of(path: Path) -> str:
@@ -58,8 +74,8 @@ def imports(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}: a relative import hides where it leads"
             assert node.module is not None
-            if node.module == "argus_sim":
-                yield from (f"argus_sim.{alias.name}" for alias in node.names)
+            if node.module in ("argus_sim", "argus_sim.experiment"):
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
             else:
                 yield node.module
 
@@ -103,6 +119,17 @@ def test_imports_run_one_way(path: Path) -> None:
         if name.split(".")[0] != "argus_sim":
             continue
         assert rank(name) <= rank(mine), f"{mine} imports {name}"
+
+
+@pytest.mark.parametrize("name", EXPERIMENT)
+def test_imports_run_one_way_in_experiment(name: str) -> None:
+    """Its modules name each other, never the package: that has them all."""
+    assert {path.stem for path in (PACKAGE / "experiment").glob("*.py")} == {*EXPERIMENT, "__init__"}
+    below = EXPERIMENT[: EXPERIMENT.index(name)]
+    for imported in imports(PACKAGE / "experiment" / f"{name}.py"):
+        if imported.startswith("argus_sim.experiment"):
+            other = imported.split(".")[2]
+            assert other in below or (name, other) in UPWARDS, f"{name} imports {imported}"
 
 
 #: Real workers run the very pipelines that were calibrated, and prompts and images are judged as they were.

@@ -22,7 +22,7 @@ from argus_sim.errors import InputError
 from argus_sim.experiment import Experiment
 from argus_sim.experiment.lockfile import LOCK, make_lock, read_lock, versions
 from argus_sim.experiment.runner import Run, run_experiment, runs_of
-from argus_sim.experiment.simulate import Scene
+from argus_sim.experiment.scene import Scene
 from argus_sim.metrics import METRICS
 from tests.make_experiment import content, write_experiment
 

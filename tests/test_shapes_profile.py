@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from argus_sim.experiment import Experiment
-from argus_sim.experiment.simulate import Scene
+from argus_sim.experiment.scene import Scene
 from argus_sim.profile import Profile
 from calibration.figures import affinity_shares
 

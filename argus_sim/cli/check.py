@@ -92,8 +92,8 @@ def _check(what: str) -> Found:
 def _yaml(path: Path) -> Found:
     """An experiment, or the specification of a trace."""
     from argus_sim.experiment import Experiment, runner
+    from argus_sim.experiment.scene import Scene
     from argus_sim.experiment.settings import read_yaml
-    from argus_sim.experiment.simulate import Scene
     from argus_sim.trace.arrivals import generate_file
 
     if "arrivals" in read_yaml(path):

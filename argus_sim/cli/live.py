@@ -126,7 +126,7 @@ def serve(
 
     from argus_sim.cli.run import find_experiment
     from argus_sim.experiment import Experiment
-    from argus_sim.experiment.simulate import Scene
+    from argus_sim.experiment.scene import Scene
 
     if workers not in ("emulated", "diffusers"):
         kinds = ("emulated", "diffusers")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from argus_sim.experiment.lockfile import Lock
     from argus_sim.experiment.results import Results
     from argus_sim.experiment.runner import Run
-    from argus_sim.experiment.simulate import Scene
+    from argus_sim.experiment.scene import Scene
 
 app = typer.Typer()
 
@@ -93,7 +93,7 @@ def _run(
 ) -> tuple[Scene, Results]:
     """Run with progress; ``begun`` gets the folder as soon as there is something in it to go on from."""
     from argus_sim.experiment import Experiment, lockfile, runner
-    from argus_sim.experiment.simulate import Scene
+    from argus_sim.experiment.scene import Scene
 
     path = find_experiment(name_or_path)
     changes = [*settings, *([f"replications={seeds}"] if seeds else [])]

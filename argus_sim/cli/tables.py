@@ -23,7 +23,7 @@ from argus_sim.report import HEADLINE
 
 if TYPE_CHECKING:
     from argus_sim.experiment import Experiment
-    from argus_sim.experiment.simulate import Scene
+    from argus_sim.experiment.scene import Scene
 
 #: What the table of an axis shows in a cell.
 _SWEPT = ("quality_yield", "slo_violation_ratio")
@@ -126,11 +126,13 @@ def peak_table(peaks: pd.DataFrame, aggregate: pd.DataFrame) -> Table:
 
 def basis(scene: Scene) -> dict[Kind, list[str]]:
     """Kind of provenance -> what is of it, or ``part of`` which is: tables, traces, what the cluster assumes."""
+    from argus_sim.experiment.basis import assumptions
+
     parts = [(table, part) for table in scene.profile.tables for part in scene.profile.provenance_of(table)]
     for config in scene.experiment.traces:
         trace = scene.trace(config, scene.experiment.seed)
         parts += [(f"trace {config.name}", part) for part in trace.provenance]
-    parts += scene.assumptions()
+    parts += assumptions(scene)
     kinds: dict[str, dict[Kind, None]] = {}
     for what, part in parts:
         kinds.setdefault(what, {})[part.kind] = None

@@ -13,7 +13,7 @@ from argus_sim.cli import output
 from argus_sim.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
-    from argus_sim.experiment.simulate import Scene
+    from argus_sim.experiment.scene import Scene
     from argus_sim.fidelity import Twin
     from argus_sim.validate_live import Plan
 
@@ -103,7 +103,7 @@ def validate_live(
     from argus_sim.cli.run import find_experiment
     from argus_sim.experiment import Experiment
     from argus_sim.experiment.runner import no_nan
-    from argus_sim.experiment.simulate import Scene
+    from argus_sim.experiment.scene import Scene
     from argus_sim.fidelity import plain
 
     try:

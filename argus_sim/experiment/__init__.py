@@ -6,9 +6,11 @@ only when it is called.
 settings.py        YAML files, ``--set``, and errors that name the field
 sections.py        the sections of an experiment, one class each
 config.py          Experiment: the whole schema, and the points of a sweep
-simulate.py        Scene: what an experiment plays with, loaded; one run of it, and what no run can exceed
+scene.py           Scene: what an experiment plays with, loaded
 cache_setup.py     a run's simulated cache, put together
 planning_times.py  how long a policy's plans take on this machine
+simulate.py        one run, from its scene to its record; and what no run can exceed
+basis.py           what the results rest on: provenance, and what the cluster assumes
 lockfile.py        experiment.lock.yaml: from which the same bytes come again
 conclude.py        what is made of all runs: the table, the figures, the report
 sweep.py           the same of a sweep

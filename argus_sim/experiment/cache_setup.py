@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,7 @@ from argus_sim.core.cache import ARTEFACT_THRESHOLDS, Future, LatentCache
 from argus_sim.core.nearest import Vector
 from argus_sim.errors import InputError
 from argus_sim.experiment.config import expand
+from argus_sim.experiment.scene import Scene
 from argus_sim.profile import Profile
 from argus_sim.provenance import Provenance
 from argus_sim.similarity import HASHED, Embeddings, SimilarityScale, hashed
@@ -20,9 +20,6 @@ from argus_sim.simulation.filling import FillingCache, FillingCacheConfig
 from argus_sim.textfile import texts_in
 from argus_sim.trace import Trace
 from argus_sim.workload import Workload, stream
-
-if TYPE_CHECKING:
-    from argus_sim.experiment.simulate import Scene
 
 Ints = npt.NDArray[np.int64]
 

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from argus_sim import metrics
+from argus_sim.experiment.basis import provenance_rows
 from argus_sim.experiment.config import Experiment, TraceConfig
-from argus_sim.experiment.simulate import Scene
+from argus_sim.experiment.scene import Scene
 from argus_sim.files import write_atomically
 from argus_sim.metrics.cache import cache_table
 from argus_sim.report import plots, write_report
@@ -133,26 +134,3 @@ def _facts(scene: Scene) -> list[tuple[str, str]]:
         ("seeds", seeds),
         ("made with", f"argus-sim {version('argus-sim')}"),
     ]
-
-
-def provenance_rows(scene: Scene) -> list[tuple[str, str, str]]:
-    """What the numbers rest on: (what, kind, source) for each part of the profile and the traces."""
-    profile = scene.profile
-    rows: list[tuple[str, str, str]] = [
-        (
-            f"{profile.name}: {table}" + (f" ({part.covers})" if part.covers != "*" else ""),
-            part.kind,
-            part.source + (f"; derived: {part.derived}" if part.derived else ""),
-        )
-        for table in profile.tables
-        for part in profile.provenance_of(table)
-    ]
-    for config in scene.experiment.traces:
-        trace = scene.trace(config, scene.experiment.seed)
-        changes = "; ".join(trace.transformations)
-        for origin in trace.provenance:
-            covers = f" ({origin.covers})" if origin.covers != "*" else ""
-            source = origin.source + (f"; derived: {origin.derived}" if origin.derived else "")
-            source += f"; {changes}" if changes else ""
-            rows.append((f"trace {config.name}{covers}", origin.kind, source))
-    return rows + [(what, origin.kind, origin.source) for what, origin in scene.assumptions()]

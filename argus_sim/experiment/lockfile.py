@@ -14,7 +14,7 @@ import yaml
 
 from argus_sim.errors import InputError
 from argus_sim.experiment.config import Experiment, expand, is_lock
-from argus_sim.experiment.simulate import Scene
+from argus_sim.experiment.scene import Scene
 from argus_sim.simulation.filling import FillingCacheConfig
 from argus_sim.trace import find_trace
 

@@ -30,15 +30,17 @@ import yaml
 
 from argus_sim import metrics
 from argus_sim.errors import InputError
-from argus_sim.experiment import sweep
+from argus_sim.experiment import cache_setup, sweep
 from argus_sim.experiment.conclude import conclude
 from argus_sim.experiment.config import Experiment, PolicyConfig, TraceConfig
 from argus_sim.experiment.lockfile import LOCK, dump_lock, make_lock
 from argus_sim.experiment.results import Results
-from argus_sim.experiment.simulate import Scene, forget, hindsight, simulate
+from argus_sim.experiment.scene import Scene, forget
+from argus_sim.experiment.simulate import hindsight, simulate
 from argus_sim.files import write_atomically
 from argus_sim.metrics.cache import cache_timeline, summarise_cache
 from argus_sim.record import RunRecord
+from argus_sim.simulation.filling import FillingCacheConfig
 from argus_sim.trace import Trace
 
 
@@ -148,9 +150,18 @@ def rehearse(scene: Scene) -> None:
             f"profile {profile.name!r} needs at least two training prompts and one test prompt, found {splits}"
         )
     for config in experiment.traces:
-        scene.rehearse(scene.trace(config, experiment.seed), experiment.seed)
+        _rehearse_requests(scene, scene.trace(config, experiment.seed))
     for policy in experiment.policies:
         scene.policy(policy, experiment.seed)
+
+
+def _rehearse_requests(scene: Scene, trace: Trace) -> None:
+    """:class:`InputError` where a run's prompts or its cache could not be made."""
+    experiment, seed = scene.experiment, scene.experiment.seed
+    if experiment.prompts is not None and experiment.prompts.recorded is not None:
+        scene.workload(trace, seed)
+    if isinstance(experiment.cluster.cache, FillingCacheConfig):
+        cache_setup.filling_cache(scene, experiment.cluster.cache, trace, scene.workload(trace, seed), seed)
 
 
 def prepare(out: Path, lock: dict[str, Any], resume: bool) -> None:
@@ -320,6 +331,7 @@ def _stage(experiment: Experiment, config: TraceConfig, seed: int) -> tuple[Trac
 def _forget() -> None:
     """Drop what is kept between runs: since the last experiment of this process, files may have changed."""
     forget()
+    cache_setup.forget()
     _scene_of.cache_clear()
     _last_stage.clear()
 

@@ -15,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from argus_sim import metrics
-from argus_sim.experiment.conclude import provenance_rows
+from argus_sim.experiment.basis import provenance_rows
 from argus_sim.experiment.config import Experiment
-from argus_sim.experiment.simulate import Scene
+from argus_sim.experiment.scene import Scene
 from argus_sim.files import write_atomically
 from argus_sim.metrics import METRICS, Metric
 from argus_sim.report import plots, write_report

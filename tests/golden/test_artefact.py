@@ -15,7 +15,8 @@ import pytest
 
 from argus_sim import metrics
 from argus_sim.experiment import Experiment
-from argus_sim.experiment.simulate import Scene, simulate
+from argus_sim.experiment.scene import Scene
+from argus_sim.experiment.simulate import simulate
 
 POLICIES = ["clipper-ha", "clipper-ht", "nirvana", "proteus", "pac", "argus"]
 

@@ -13,7 +13,8 @@ from argus_sim.core.bound import least_work_s
 from argus_sim.core.catalog import Catalog
 from argus_sim.domain import Outcome
 from argus_sim.experiment import Experiment, PolicyConfig
-from argus_sim.experiment.simulate import Scene, hindsight, simulate
+from argus_sim.experiment.scene import Scene
+from argus_sim.experiment.simulate import hindsight, simulate
 from argus_sim.profile import Profile
 from argus_sim.provenance import Provenance
 from argus_sim.trace import Trace

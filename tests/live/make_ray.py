@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from argus_sim.experiment import Experiment
-from argus_sim.experiment.simulate import Scene
+from argus_sim.experiment.scene import Scene
 from argus_sim.live.clock import Clock
 from argus_sim.live.executor import Executor
 from argus_sim.live.processes import Patience

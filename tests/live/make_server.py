@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from argus_sim.experiment import Experiment
-from argus_sim.experiment.simulate import Scene
+from argus_sim.experiment.scene import Scene
 from argus_sim.live.processes import Patience
 from argus_sim.live.server import ServerConfig, Service, serve
 from argus_sim.serve import LiveConfig, PipelinesConfig, build, choose_policy

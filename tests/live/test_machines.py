@@ -12,7 +12,8 @@ import pytest
 from argus_sim.cli import main
 from argus_sim.errors import InputError
 from argus_sim.experiment import Experiment
-from argus_sim.experiment.simulate import Scene, simulate
+from argus_sim.experiment.scene import Scene
+from argus_sim.experiment.simulate import simulate
 from argus_sim.live.freight import pack, unpack
 from argus_sim.live.painter import Carried, Load, Paint, Painted, Wish
 from argus_sim.live.ray_actors import import_ray

@@ -9,7 +9,8 @@ import pytest
 
 from argus_sim import metrics
 from argus_sim.experiment import Experiment
-from argus_sim.experiment.simulate import Scene, simulate
+from argus_sim.experiment.scene import Scene
+from argus_sim.experiment.simulate import simulate
 from argus_sim.profile import Profile
 from tests.make_profile import ladder, make_profile
 

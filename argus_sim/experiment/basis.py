@@ -1,0 +1,66 @@
+"""What a result rests on: the provenance of profile and traces, and what the cluster assumes."""
+
+from __future__ import annotations
+
+from argus_sim.experiment import cache_setup
+from argus_sim.experiment.scene import Scene
+from argus_sim.policies import registry
+from argus_sim.provenance import Provenance
+from argus_sim.simulation.discriminator import RECORDED, DiscriminatorConfig
+from argus_sim.simulation.filling import FillingCacheConfig
+
+
+def provenance_rows(scene: Scene) -> list[tuple[str, str, str]]:
+    """What the numbers rest on: (what, kind, source) for each part of the profile and the traces."""
+    profile = scene.profile
+    rows: list[tuple[str, str, str]] = [
+        (
+            f"{profile.name}: {table}" + (f" ({part.covers})" if part.covers != "*" else ""),
+            part.kind,
+            part.source + (f"; derived: {part.derived}" if part.derived else ""),
+        )
+        for table in profile.tables
+        for part in profile.provenance_of(table)
+    ]
+    for config in scene.experiment.traces:
+        trace = scene.trace(config, scene.experiment.seed)
+        changes = "; ".join(trace.transformations)
+        for origin in trace.provenance:
+            covers = f" ({origin.covers})" if origin.covers != "*" else ""
+            source = origin.source + (f"; derived: {origin.derived}" if origin.derived else "")
+            source += f"; {changes}" if changes else ""
+            rows.append((f"trace {config.name}{covers}", origin.kind, source))
+    return rows + [(what, origin.kind, origin.source) for what, origin in assumptions(scene)]
+
+
+def assumptions(scene: Scene) -> list[tuple[str, Provenance]]:
+    """What the cluster adds to what profile and traces rest on."""
+    experiment = scene.experiment
+    kinds = [(p, registry.find(p.name, where=f"policy {p.label!r}")) for p in experiment.policies]
+    judged = [
+        config.label
+        for config, kind in kinds
+        if kind.may_judge(registry.parameters(kind, config.params, where=f"policy {config.label!r}"))
+    ]
+    hardware = [
+        (f"kind {kind.name}: {table}", part)
+        for kind in scene.kinds
+        for table in ("latency", "loads")
+        for part in kind.hardware.provenance_of(table)
+    ]
+    if isinstance(experiment.cluster.cache, FillingCacheConfig):
+        hardware += cache_setup.assumptions(scene, experiment.cluster.cache)
+    if not judged:
+        return hardware
+    what = f"discriminator of {', '.join(judged)}"
+    config = experiment.cluster.discriminator
+    if config == DiscriminatorConfig():
+        hardware.append((f"{what}: correlation {config.correlation:g}", RECORDED))
+        origin = "recorded"
+    else:
+        origin = "the experiment's"
+    source = (
+        "argus_sim.simulation.discriminator (Gaussian copula with relative quality,"
+        f" correlation {config.correlation:g}, {origin}), seed of the run"
+    )
+    return [*hardware, (what, Provenance(kind="synthetic", source=source))]
