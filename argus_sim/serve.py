@@ -29,9 +29,10 @@ from argus_sim.live import qdrant
 from argus_sim.live.cache import CacheSettings, LatentFiles
 from argus_sim.live.clock import Clock
 from argus_sim.live.emulation import EmulatedCache, EmulatedWorkers
-from argus_sim.live.executor import Cache, Executor, Workers
+from argus_sim.live.executor import Executor
 from argus_sim.live.painter import prepare
 from argus_sim.live.processes import Patience
+from argus_sim.live.seams import Cache, Workers
 from argus_sim.live.server import ServerConfig, Service, serve
 from argus_sim.live.telemetry import Telemetry, event
 from argus_sim.live.timing import Cell, TimedWorkers

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from argus_sim.live.executor import Rejected, Served
+from argus_sim.live.seams import Rejected, Served
 
 #: Longest prompt (the API's own limit) and body.
 MAX_PROMPT = 32_000

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from argus_sim.live.executor import Job
+from argus_sim.live.seams import Job
 from argus_sim.profile import Profile
 from argus_sim.simulation.network import SimulatedCache
 from argus_sim.simulation.service import STRATA, LoadTimes, ServiceTimes

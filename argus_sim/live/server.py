@@ -21,7 +21,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.routing import Route
 
 from argus_sim.live import api
-from argus_sim.live.executor import Executor, Rejected, Served
+from argus_sim.live.executor import Executor
+from argus_sim.live.seams import Rejected, Served
 from argus_sim.live.telemetry import Telemetry, event
 
 _Endpoint = Callable[[Request], Awaitable[Response]]

@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 from argus_sim.core.engine import Engine
 from argus_sim.domain import Variant
-from argus_sim.live.executor import Listener, Served
+from argus_sim.live.seams import Listener, Served
 
 log = logging.getLogger("argus_sim.live")
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from argus_sim.errors import InputError, did_you_mean
-from argus_sim.live.executor import Executor, Job
+from argus_sim.live.executor import Executor
 from argus_sim.live.painter import Load, Loaded, Time, Timed
+from argus_sim.live.seams import Job
 from argus_sim.live.telemetry import event
 from argus_sim.live.workers import DiffusersWorkers
 from argus_sim.profile import Profile

@@ -9,9 +9,10 @@ from typing import Any, Protocol
 
 from argus_sim.errors import InputError
 from argus_sim.live.cache import LatentFiles
-from argus_sim.live.executor import Executor, Job
+from argus_sim.live.executor import Executor
 from argus_sim.live.painter import Load, Loaded, Paint, Painted, Wish, prepare
 from argus_sim.live.processes import Kept, Owner, Patience, Supervised
+from argus_sim.live.seams import Job
 from argus_sim.live.zoo import LiveZoo
 
 
