@@ -14,6 +14,7 @@ import pytest
 
 from argus_sim.policies import registry
 from tests.run_docs import blocks, commands, run_command, run_page, typed_elsewhere
+from tests.test_purity import LAYERS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -158,6 +159,20 @@ def test_the_commands_of_the_readme_work(tmp_path: Path, monkeypatch: pytest.Mon
 def test_make_fig7_is_the_command_that_the_readme_says() -> None:
     done = subprocess.run(["make", "-n", "fig7"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "argus-sim run experiments/fig7.yaml" in done.stdout
+
+
+def test_the_architecture_is_that_of_the_code() -> None:
+    """Its table has the layers that imports are held to, and what it names stands in the file that it says."""
+    text = (DOCS / "architecture.md").read_text("utf-8")
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    layers = [{*re.findall(r"`(\w+)(?:/|\.py)`", row)} for row in rows]
+    assert layers == [layer - {"__version__"} for layer in LAYERS]
+    named = re.findall(r"`([\w.]+)`\s+\(`([\w/]+\.py)`\)", text)
+    assert len(named) > 20
+    for name, file in named:
+        source = (ROOT / "argus_sim" / file).read_text("utf-8")
+        for part in name.split("."):
+            assert re.search(rf"^\s*(?:def|class) {part}\b", source, re.MULTILINE), f"{name} in {file}"
 
 
 def test_a_command_that_fails_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

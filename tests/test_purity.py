@@ -104,6 +104,11 @@ def test_core_and_policies_call_nothing_impure(path: Path) -> None:
         assert not isinstance(node, ast.Global), f"{path.name}:{node.lineno}"
 
 
+def test_every_module_has_its_layer() -> None:
+    there = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in SOURCES}
+    assert there - {"__init__"} == {*RANK} - {"__version__"}
+
+
 def test_domain_stands_alone() -> None:
     ours = {name for name in imports(PACKAGE / "domain.py") if name.startswith("argus_sim")}
     assert ours <= {"argus_sim.errors"}
