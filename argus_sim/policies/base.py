@@ -1,7 +1,7 @@
 """What an author of a policy imports from.
 
 The classes stand, documented, in :mod:`argus_sim.core.policy`: the engine is written against them. Here they are
-given on, beside :func:`keep_or_move`, which turns counts into a :class:`Plan`.
+passed on, beside :func:`keep_or_move`, which turns counts into a :class:`Plan`.
 """
 
 from __future__ import annotations
