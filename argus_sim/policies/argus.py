@@ -14,6 +14,7 @@ more than the model loads cost.
 from __future__ import annotations
 
 from bisect import bisect_right
+from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -89,13 +90,19 @@ class Argus(Allocating):
         first = choose_ladder(catalog, params.ladder, "policy argus: ladder")
         super().__init__(setup, params, first, limit_s=setup.slo_s)
 
+        @lru_cache
         def ladder(variants: tuple[VariantId, ...]) -> Ladder:
             return Ladder.of(catalog, variants, setup.predictor, params.tolerance, setup.slo_s)
 
-        self._ladder = ladder(first)
+        #: The ladder of these variants.
+        self._of = ladder
+        #: The ladder in use; and with what workers still hold of the other one: see :meth:`_use`.
+        self._chosen = self._ladder = ladder(first)
         self._other: Ladder | None = None
         if params.ladder == "auto" and params.switch and self._ladder.cached and "SM" in catalog.ladders:
             self._other = ladder(catalog.ladder("SM"))
+        #: What was lost by not being on the other ladder, and by not having the models that were wanted last.
+        self._elsewhere, self._unloaded = Regret(), Regret()
         self._watch = CacheWatch(catalog, first, setup.slo_s) if self._ladder.cached else None
         self._ask = AskCache("is the cache back?")
         self._batch = max(catalog.max_batch)
@@ -107,8 +114,6 @@ class Argus(Allocating):
 
     def _use(self, ladder: Ladder) -> None:
         self._ladder = ladder
-        #: What was lost by not being on the other ladder, and by not having the models that were wanted last.
-        self._elsewhere, self._unloaded = Regret(), Regret()
         self._wanted: tuple[int, ...] | None = None
         self.ladder, self._affinity, self._routes = ladder.variants, ladder.affinity, ladder.routes
         #: What the last alignment came to: shares, their running sums, and where there is nothing to draw.
@@ -136,6 +141,8 @@ class Argus(Allocating):
             # On several kinds of GPUs it stays on its ladder and takes loads as free: what they are worth is only
             # worked out for workers that are all alike.
             return super().allocate(view)
+        if self._other is not None:
+            self._join(view)
         here = self._best(self._ladder, view)
         if here is None:
             held = Move(self.setup.catalog, self._ladder, view).held
@@ -218,8 +225,9 @@ class Argus(Allocating):
                 return here
             counts = self._wanted
         if any(move.loads(counts)):
-            # Loads take workers away for a while: only as many at once as demand allows.
-            counts = move.step(counts, outlook.rate_per_s, outlook.demand_per_s)
+            # Loads take workers away for a while: only as many at once as demand allows, a backlog set aside.
+            forecast_per_s = self._demand.forecast_per_s()
+            counts = move.step(counts, outlook.rate_per_s, forecast_per_s, self.params.headroom)
             self._unloaded.pay(move.cost_s(counts) * price)
         return counts
 
@@ -246,14 +254,35 @@ class Argus(Allocating):
         freedom = self.params.margin * here[1].demand_per_s * (1.0 if self._other.cached else -1.0)
         cost = (loads_s[1] - loads_s[0]) * yields[0] / workers
         if self._elsewhere.look(yields[1] - yields[0] + freedom, max(cost, 0.0), view.now_s):
-            left = self._ladder
-            self._use(self._other)
-            self._other = left
+            self._chosen, self._other = self._other, self._chosen
+            self._use(self._chosen)
+            self._join(view)
+            self._elsewhere, self._unloaded = Regret(), Regret()
             # What was lost pays for the loads on this ladder too.
             self._unloaded.owe(loads_s[1] * yields[1] / workers)
-            return there
+            joined = there if self._ladder is self._chosen else self._best(self._ladder, view)
+            assert joined is not None
+            return joined
         self._quality, self._throughput = expected
         return here
+
+    def _join(self, view: ClusterView) -> None:
+        """Keep what workers still serve of the other ladder as the last levels of this one, as long as they do.
+
+        So they go on serving until it is their turn to load.
+        """
+        assert self._other is not None
+        models = {self.setup.catalog.model[v] for v in self._chosen.variants}
+        held = {
+            v
+            for w in range(view.workers)
+            if view.is_up(w) and not view.is_loading(w)
+            for v in view.serves(w)
+            if view.holds(w) == self.setup.catalog.model[v] and view.holds(w) not in models
+        }
+        variants = self._chosen.variants + tuple(v for v in self._other.variants if v in held)
+        if variants != self._ladder.variants:
+            self._use(self._of(variants))
 
     def _expect(self, ladder: Ladder) -> tuple[Row, Row]:
         """Quality and throughput of each level, with the cache as it now answers."""
@@ -264,10 +293,15 @@ class Argus(Allocating):
     def placement(self, allocation: Allocation) -> list[dict[Serves, int]]:
         wanted = super().placement(allocation)
         if self._ladder.cached and self._watch is not None and not self._watch.is_healthy:
-            # Every worker takes its part of what is served in full.
-            base = self.setup.catalog.base
+            # Every worker that can takes its part of what is served in full.
+            catalog, base = self.setup.catalog, self.setup.catalog.base
             wanted = [
-                {serves if base in serves else (base, *serves): count for serves, count in of_kind.items()}
+                {
+                    serves
+                    if base in serves or catalog.model[serves[0]] != catalog.model[base]
+                    else (base, *serves): count
+                    for serves, count in of_kind.items()
+                }
                 for of_kind in wanted
             ]
         self._served = {v for of_kind in wanted for serves in of_kind for v in serves}
@@ -320,7 +354,7 @@ class Argus(Allocating):
         """The most approximate level that the cache's answer allows and a worker serves."""
         for level in range(len(self.ladder) - 1, 0, -1):
             variant = self.ladder[level]
-            if self._skipped[variant] <= hit.max_skipped_steps and variant in self._served:
+            if 0 < self._skipped[variant] <= hit.max_skipped_steps and variant in self._served:
                 return self._routes[affinity][level]
         return self._missed
 

@@ -196,11 +196,9 @@ class DiffServe(Policy):
                 wanted[(self.heavy,)] = heavy
             reason = f"forecast {60.0 * demand:.0f} requests/min, {found.deferred:.0%} deferred"
             self._plan = keep_or_move(wanted, view, self.setup.catalog, reason)
-            self._light_workers, self._membership, self._moved_s = (
-                found.light_workers,
-                view.membership,
-                view.now_s,
-            )
+            self._light_workers, self._membership = found.light_workers, view.membership
+            # A plan for nobody, as the first one is, is none to settle on.
+            self._moved_s = view.now_s if demand else -math.inf
         return self._plan
 
     def _solve(self, view: ClusterView, demand_per_s: float, light_workers: int | None) -> Cascade:

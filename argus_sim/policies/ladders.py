@@ -154,6 +154,10 @@ class CacheWatch:
         work_s = [1.0 / catalog.throughput_per_s(v, limit_s=limit_s) for v in ladder.variants]
         for level in range(1, len(ladder.variants)):
             variant = ladder.variants[level]
+            if not catalog.variants[variant].skipped_steps:  # it does not wait for the cache
+                quality.append(ladder.quality[level])
+                rate_per_s.append(ladder.throughput_per_s[level])
+                continue
             if catalog.p99_s[variant][catalog.batch_sizes[variant][0]] > limit_s:
                 quality.append(0.0)
                 rate_per_s.append(rate_per_s[0])
@@ -267,17 +271,21 @@ class Move:
             ready.append(able)
         return ready
 
-    def step(self, wanted: Sequence[int], rate_per_s: Row, demand_per_s: float) -> tuple[int, ...]:
+    def step(
+        self, wanted: Sequence[int], rate_per_s: Row, demand_per_s: float, headroom: float
+    ) -> tuple[int, ...]:
         """Workers per level for now: on the way to ``wanted``, with no more loads at once than demand allows.
 
-        At least one worker moves when none is loading; in overload, where every image is short of capacity
+        What goes on serving is to be able to serve ``headroom`` times the demand. At least one worker moves when
+        none is loading; where demand is as much above what can be served, and every image short of capacity
         anyway, half of them may.
         """
         workers = sum(wanted)
         ready = self.ready_within(0.0, self.held)
-        spare = sum(n * r for n, r in zip(ready, rate_per_s, strict=True)) - demand_per_s
+        able_per_s = sum(n * r for n, r in zip(ready, rate_per_s, strict=True))
         slowest = min((r for r, n in zip(rate_per_s, self.held, strict=True) if n), default=1.0)
-        allowed = int(spare / slowest) if spare > 0 else workers // 2 - self.loading
+        spare = int((able_per_s - headroom * demand_per_s) / slowest)
+        allowed = workers // 2 - self.loading if demand_per_s > headroom * able_per_s else spare
         allowed = max(allowed, 0 if self.loading else 1)
         counts, empty = list(self.held), workers - sum(self.held)
         # The levels that raise capacity most are the most urgent.
