@@ -331,6 +331,16 @@ def test_what_kinds_cannot_be(cluster: dict[str, Any], message: str) -> None:
         check(**cluster)
 
 
+def test_a_policy_that_knows_one_kind_gets_no_other_cluster() -> None:
+    kinds = [{"name": "a", "workers": 2}, {"name": "b", "workers": 3, "speed": 0.5}]
+    message = (
+        "test: policies.0.name: policy 'argus-x' takes all GPUs to be of one kind; cluster.kinds names several"
+    )
+    with pytest.raises(InputError, match=message):
+        Experiment.check(content() | {"policies": ["argus-x"], "cluster": {"kinds": kinds}}, where="test")
+    Experiment.check(content() | {"policies": ["argus-x"], "cluster": {"kinds": kinds[:1]}}, where="test")
+
+
 def test_a_scene_has_kinds_at_their_speed_or_with_their_profile(tmp_path: Any) -> None:
     ladder().save(tmp_path / "profile")
     at_speed(ladder(), 4.0).save(tmp_path / "fast")

@@ -120,11 +120,13 @@ class Policy:
         name: How experiments call it.
         Params: Its parameters.
         forecasts: Whether it can do with a perfect forecast (``Setup.future_s``).
+        mixes: Whether it tells GPUs of several kinds apart (``catalog.kinds``); else it gets no such cluster.
     """
 
     name: ClassVar[str]
     Params: ClassVar[type[Params]] = Params
     forecasts: ClassVar[bool] = False
+    mixes: ClassVar[bool] = True
 
     def __init__(self, setup: Setup, params: Any) -> None:
         self.setup = setup

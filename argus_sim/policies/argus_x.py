@@ -113,6 +113,7 @@ class ArgusX(Policy):
     """Prices instead of shares."""
 
     name: ClassVar[str] = "argus-x"
+    mixes: ClassVar[bool] = False
     Params: ClassVar[type[Params]] = ArgusXParams
 
     def __init__(self, setup: Setup, params: Any) -> None:

@@ -130,6 +130,7 @@ class DiffServe(Policy):
     """A query-aware cascade of two models."""
 
     name: ClassVar[str] = "diffserve"
+    mixes: ClassVar[bool] = False
     Params: ClassVar[type[Params]] = DiffServeParams
 
     def __init__(self, setup: Setup, params: Any) -> None:
