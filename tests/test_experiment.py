@@ -67,6 +67,12 @@ def test_faults() -> None:
     assert check(cluster=cluster).cluster.faults == (Crash(kind="crash", at_s=5, for_s=9, workers=(1,)),)
 
 
+def test_a_fault_names_a_worker_once() -> None:
+    slow = {"kind": "slow", "at_s": 0, "for_s": 60, "factor": 0.5, "workers": [0, 0]}
+    with pytest.raises(InputError, match=r"cluster: .*a slow fault names worker 0 twice"):
+        check(cluster={"workers": 2, "faults": [slow]})
+
+
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     traces = [
         {"name": "near", "file": "near.csv"},

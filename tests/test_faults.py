@@ -206,3 +206,13 @@ def test_others_are_not() -> None:
 def test_a_fault_that_cannot_be(config: dict[str, Any], field: str) -> None:
     with pytest.raises(ValidationError, match=field):
         TypeAdapter(Fault).validate_python(config)
+
+
+def test_the_fastest_that_a_worker_ever_is() -> None:
+    assert faults.fastest([crash(1.0), chaos(5.0, 1.0), slow(0.0, 9.0, 3.0)]) == 1.0
+    assert faults.fastest([slow(0.0, 10.0, 0.5), slow(20.0, 10.0, 0.8)]) == 0.5
+    assert faults.fastest([slow(0.0, 10.0, 0.5), slow(5.0, 10.0, 0.8)]) == 0.4
+    assert faults.fastest([slow(0.0, 10.0, 0.5, 0, 1), slow(5.0, 10.0, 0.8, 2)]) == 0.5
+    assert faults.fastest([slow(0.0, 10.0, 0.5, 1), slow(5.0, 10.0, 0.8), slow(2.0, 1.0, 0.1, 2)]) == 0.1
+    # A slowdown may be over at the same moment; then it does not slow what begins there.
+    assert faults.fastest([slow(0.0, 10.0, 0.5), slow(0.0, 10.0, 2.0)]) == 0.5

@@ -232,6 +232,8 @@ class Cluster(Section):
             for worker in fault.workers or ():
                 if not 0 <= worker < self.workers:
                     raise ValueError(f"there is no worker {worker}; they are 0 to {self.workers - 1}")
+                if fault.workers.count(worker) > 1:
+                    raise ValueError(f"a {fault.kind} fault names worker {worker} twice")
         return self
 
 

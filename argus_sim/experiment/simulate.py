@@ -104,7 +104,7 @@ def hindsight(scene: Scene, trace: Trace, seed: int) -> Bound:
     workload = scene.workload(trace, seed)
     service = ServiceTimes.of(scene.profile, len(trace), stream(seed, "service"), scene.kinds)
     # A worker that is sped up for a while may do everything at that speed.
-    fastest = min([1.0, *(f.factor for f in cluster.faults if isinstance(f, faults.Slowdown))])
+    fastest = faults.fastest(cluster.faults)
     limit_s = (scene.slo_s - cluster.dispatch_s) / fastest
     work_s, workers = pooled_work_s(
         [least_work_s(times_s, limit_s) * fastest for times_s in service.kinds],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import math
+from collections.abc import Generator, Iterable
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
@@ -45,6 +46,25 @@ class Slowdown(_Fault):
 
 
 Fault = Annotated[Crash | RandomCrashes | Slowdown, Field(discriminator="kind")]
+
+
+def fastest(faults: Iterable[Crash | RandomCrashes | Slowdown]) -> float:
+    """The smallest share of its time that a batch ever takes: where speed-ups of a worker overlap, all hold."""
+    ups = [fault for fault in faults if isinstance(fault, Slowdown) and fault.factor < 1.0]
+    # None stands for all workers that no speed-up names.
+    workers = {None, *(worker for up in ups for worker in up.workers or ())}
+    return min(
+        (
+            math.prod(
+                up.factor
+                for up in ups
+                if up.at_s <= start_s <= up.at_s + up.for_s and (up.workers is None or worker in up.workers)
+            )
+            for start_s in {up.at_s for up in ups}
+            for worker in workers
+        ),
+        default=1.0,
+    )
 
 
 class Host(Protocol):
