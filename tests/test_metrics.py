@@ -250,6 +250,15 @@ def test_peak_is_the_busy_part_only() -> None:
     )
 
 
+@pytest.mark.parametrize("smooth_windows", [1, 30])
+def test_a_sliver_at_the_end_is_no_peak(smooth_windows: int) -> None:
+    times = [*np.arange(0.0, 3600.0, 10.0), *np.arange(3600.0, 7200.0, 5.0), 7200.05]
+    rows = [(t, t, t + 1.0, t + 9.0, 0, 0, ON_TIME, 1.0) for t in times]
+    got = peak(of_requests(rows, duration_s=7200.1), smooth_windows=smooth_windows)
+    assert got["offered_per_min"] == pytest.approx(12.0, rel=0.02)
+    assert got["duration_s"] == pytest.approx(3600.0, rel=0.2)
+
+
 def test_a_peak_without_threshold_is_the_whole_run(run: RunRecord) -> None:
     whole, totals = peak(run, threshold=0.0), summarise(run)
     assert whole["duration_s"] == pytest.approx(run.duration_s)

@@ -101,6 +101,16 @@ def test_bursts_bring_their_own_mix(profile: Profile, strength: float) -> None:
     assert np.sign(strength) * (rank[inside].mean() - rank[~inside].mean()) > 0.3
 
 
+def test_a_sliver_at_the_end_is_no_burst(profile: Profile) -> None:
+    rng = np.random.default_rng(0)
+    times = np.sort(np.concatenate([rng.uniform(0, 1800, 300), rng.uniform(1800, 3600, 900)]))
+    config = PromptsConfig(bursts=Bursts(strength=1.0))
+    whole = prompts(Trace("whole", times, 3600.0, ORIGIN), profile, config)
+    longer = prompts(Trace("longer", np.append(times, 3600.05), 3600.1, ORIGIN), profile, config)
+    rank = difficulty(profile)
+    assert rank[longer[300:-1]].mean() == pytest.approx(rank[whole[300:]].mean(), abs=0.02)
+
+
 def test_a_session_keeps_to_similar_prompts(profile: Profile) -> None:
     trace = generate(Poisson(duration_s=7_200, rate_per_min=60), np.random.default_rng(5))
     one = PromptsConfig(sessions=Sessions(mean_length=50, concurrent=1, neighbours=5))

@@ -370,10 +370,16 @@ def test_the_last_window_of_a_rate_is_per_the_time_that_is_left() -> None:
     assert len(make([0.1], 3 * 0.1).rate(0.1)[0]) == 3
 
 
+def test_a_sliver_at_the_end_is_no_window_of_a_rate() -> None:
+    start_s, per_min = make([0.0, 60.0, 120.0, 120.5], 121.0).rate(60.0)
+    assert start_s.tolist() == [0.0, 60.0]
+    assert per_min.tolist() == pytest.approx([1.0, 3 * 60 / 61])
+
+
 @given(trace=traces(prompts=False), window_s=st.floats(1.0, 1e6))
 def test_a_rate_counts_every_arrival_once(trace: Trace, window_s: float) -> None:
     start_s, per_min = trace.rate(window_s)
-    width = np.minimum(window_s, trace.duration_s - start_s)
+    width = np.diff(start_s, append=trace.duration_s)
     assert np.sum(per_min / 60.0 * width) == pytest.approx(len(trace))
 
 

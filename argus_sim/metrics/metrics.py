@@ -363,16 +363,20 @@ def peak(
 
     The offered load per window of ``window_s`` is smoothed by a centred moving mean over ``smooth_windows``
     windows (fewer at the ends); the windows at ``threshold`` times its largest value or above are the peak.
+    The last window is half of ``window_s`` or more, and less than one and a half: no sliver is the busiest.
     Adds ``duration_s`` (the summed length of these windows), ``offered_per_min`` and ``violations_per_min``:
     the latter and ``effective_throughput_per_min`` sum to the former.
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold is a share of the largest load, in [0, 1]; got {threshold}")
     edges = _edges(record.duration_s, window_s)
+    if len(edges) > 2 and edges[-1] - edges[-2] < window_s / 2:
+        edges = np.delete(edges, -2)
     lengths = np.diff(edges)
     window = _window_of(record.arrival_s, edges)
-    offered = pd.Series(np.bincount(window, minlength=len(lengths)) / lengths)
-    smooth = offered.rolling(smooth_windows, center=True, min_periods=1).mean().to_numpy()
+    counts = pd.DataFrame({"arrived": np.bincount(window, minlength=len(lengths)), "time_s": lengths})
+    moving = counts.rolling(smooth_windows, center=True, min_periods=1).sum()
+    smooth = (moving["arrived"] / moving["time_s"]).to_numpy()
     busiest = smooth >= threshold * smooth.max()
     duration_s = float(lengths[busiest].sum())
     totals = _request_metrics(record, busiest[window], duration_s)

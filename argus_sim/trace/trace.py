@@ -229,14 +229,14 @@ class Trace:
     def rate(self, window_s: float) -> tuple[Floats, Floats]:
         """The rate curve: starts of aligned windows (s) and their arrivals per minute, both float64[windows].
 
-        The end of the trace may cut off the last window; its rate is per the time that is left of it.
+        The last window ends with the trace: it is half a window long or more, and less than one and a half. A
+        rate over a shorter one would be luck.
         """
         _check_positive("window_s", window_s)
-        # The tolerance spares a sliver of a window when the duration is a multiple of it but for rounding.
-        windows = max(1, math.ceil(self.duration_s / window_s - 1e-9))
+        windows = max(1, math.floor(self.duration_s / window_s + 0.5))
         start_s = np.arange(windows, dtype=np.float64) * window_s
         count = np.bincount(np.searchsorted(start_s, self.arrival_s, side="right") - 1, minlength=windows)
-        per_min: Floats = count * 60.0 / np.minimum(window_s, self.duration_s - start_s)
+        per_min: Floats = count * 60.0 / np.diff(start_s, append=self.duration_s)
         return start_s, per_min
 
     def stats(self) -> dict[str, float]:
