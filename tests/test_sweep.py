@@ -61,6 +61,25 @@ def test_a_grid() -> None:
     assert [p.experiment.slo.multiplier for p in points] == [2, 2, 3.5, 3.5]
 
 
+@pytest.mark.parametrize(("seeds", "half_width"), [([1], np.nan), ([1, 2], 12.706 * 0.01 / 2)])
+def test_along_an_axis_of_a_grid_the_interval_is_over_seeds(seeds: list[int], half_width: float) -> None:
+    axes = {"slo": AXES["slo"], "workers": {"key": "cluster.workers", "values": [1, 4]}}
+    experiment = check(axes, grid=True)
+    tables = {
+        point.name: pd.DataFrame(
+            [
+                {"policy": "argus", "trace": "rush", "seed": seed, "quality_yield": value + 0.01 * seed}
+                for seed in seeds
+            ]
+        )
+        for point, value in zip(experiment.points(), [0.5, 0.9, 0.6, 0.8], strict=True)
+    }
+    got = sweep.of_axis(experiment, sweep.together(experiment, tables), "slo")
+    assert got[["value", "seeds"]].to_numpy().tolist() == [["2", len(seeds)], ["3.5", len(seeds)]]
+    assert got["quality_yield"].to_list() == pytest.approx([0.7 + 0.01 * np.mean(seeds)] * 2)
+    assert got["quality_yield_half_width"].to_list() == pytest.approx([half_width] * 2, nan_ok=True, rel=1e-3)
+
+
 def test_several_keys_and_all_items_of_a_list() -> None:
     keys = ["policies.*.predictor", "policies.1.predictor"]
     (point,) = check({"p": {"key": keys, "values": ["perfect"]}}).points()

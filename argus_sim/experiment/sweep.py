@@ -20,6 +20,7 @@ from argus_sim.experiment.config import Experiment
 from argus_sim.experiment.scene import Scene
 from argus_sim.files import write_atomically
 from argus_sim.metrics import METRICS, Metric
+from argus_sim.metrics.intervals import KEYS
 from argus_sim.report import plots, write_report
 from argus_sim.report.charts.axis import SHOWN, AxisStory, is_wide
 from argus_sim.report.plot_style import head, legend, styled, styles
@@ -104,7 +105,7 @@ def together(experiment: Experiment, summaries: Mapping[str, pd.DataFrame]) -> p
 
 
 def of_axis(experiment: Experiment, summary: pd.DataFrame, axis: str) -> pd.DataFrame:
-    """The means over seeds (and over the other axes of a grid) by value of an axis, policy and trace.
+    """The means over seeds (of a grid, of the means over its other axes) by value of an axis, policy and trace.
 
     Columns: ``value``, then those of :func:`argus_sim.metrics.aggregate`.
     """
@@ -112,7 +113,9 @@ def of_axis(experiment: Experiment, summary: pd.DataFrame, axis: str) -> pd.Data
     tables = []
     for label in experiment.sweep.axes[axis].labelled:
         rows = summary[summary[axis] == label].drop(columns=list(experiment.sweep.axes))
-        tables.append(metrics.aggregate(rows).assign(value=label))
+        # Within a seed first: what the other axes' values do is no luck of a seed.
+        of_seeds = rows.groupby(list(KEYS), sort=False, as_index=False).mean(numeric_only=True)
+        tables.append(metrics.aggregate(of_seeds).assign(value=label))
     return pd.concat(tables, ignore_index=True)
 
 
