@@ -17,7 +17,7 @@ from rich.text import Text
 from argus_sim import metrics
 from argus_sim.errors import InputError, did_you_mean
 from argus_sim.metrics import METRICS
-from argus_sim.metrics.intervals import KEYS
+from argus_sim.metrics.intervals import KEYS, read_table
 from argus_sim.provenance import KINDS, Kind
 from argus_sim.report import HEADLINE
 
@@ -49,7 +49,7 @@ def read_summary(run: Path) -> pd.DataFrame:
         found = "holds no summary.csv: no experiment has ended there" if run.is_dir() else "there is no such file"
         raise InputError(found, where=str(run))
     try:
-        summary = pd.read_csv(path, dtype={"policy": "str", "trace": "str"})
+        summary = read_table(path)
     except ValueError as error:
         raise InputError(f"not a summary: {error}", where=str(path)) from None
     columns = list(summary.columns)

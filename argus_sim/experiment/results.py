@@ -19,7 +19,7 @@ from argus_sim.errors import InputError, did_you_mean
 from argus_sim.experiment.config import Experiment
 from argus_sim.experiment.lockfile import LOCK
 from argus_sim.metrics import aggregate, compare, paired
-from argus_sim.metrics.intervals import KEYS
+from argus_sim.metrics.intervals import KEYS, read_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,7 +56,7 @@ class Results:
                 raise InputError(f"holds no {name}: no experiment has ended there", where=str(folder))
         experiment = Experiment.load(folder / LOCK)
         if experiment.sweep is None:
-            summary = pd.read_csv(folder / "summary.csv", dtype={"policy": "str", "trace": "str"})
+            summary = read_table(folder / "summary.csv")
         else:
             from argus_sim.experiment.sweep import together
 

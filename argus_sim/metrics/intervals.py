@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,15 @@ from argus_sim.errors import InputError, did_you_mean
 
 #: What a row of ``summary.csv`` is about; the other columns are metrics.
 KEYS: tuple[str, ...] = ("policy", "trace", "seed")
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A ``summary.csv``. Policies and traces are what they are called, be it 7 or NA.
+
+    Raises:
+        ValueError: It is no table.
+    """
+    return pd.read_csv(path, dtype={"policy": "str", "trace": "str"}, keep_default_na=False, na_values=[""])
 
 
 @dataclass(frozen=True, slots=True)

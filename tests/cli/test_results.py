@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from argus_sim.cli import main
+from argus_sim.metrics.intervals import read_table
 
 
 def write_summary(folder: Path, rows: dict[str, list[float]]) -> Path:
@@ -36,6 +37,16 @@ def test_comparing_two_runs(tmp_path: Path, call: Callable[..., str], call_json:
     said = call("compare", a, b)
     assert re.search(r"quality yield +0.800 +0.703 +0.097 ± 0.014 +\*", said)
     assert re.search(r"quality yield +0.600 +0.600 +0.000 ± 0.248 *$", said, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["NA", "null", "None", "nan", "7"])
+def test_names_that_look_like_nothing(tmp_path: Path, call_json: Any, name: str) -> None:
+    run = write_summary(tmp_path / "a", {name: [0.90, 0.70, 0.80], "q": [0.80, 0.61, 0.70]})
+    (row,) = call_json("compare", run, "--policies", name, "q")["rows"]
+    assert row["policy"] == f"{name} - q"
+    table = read_table(run / "summary.csv").assign(trace=name)
+    table.to_csv(run / "summary.csv", index=False)
+    assert read_table(run / "summary.csv")["trace"].tolist() == [name] * 6
 
 
 def test_comparing_two_policies_of_a_run(tmp_path: Path, call: Callable[..., str], call_json: Any) -> None:
