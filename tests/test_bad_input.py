@@ -155,6 +155,18 @@ EXPERIMENTS: dict[str, tuple[Callable[[dict[str, Any]], object], tuple[str, ...]
         lambda e: e.update(policies=[{"name": "proteus", "params": {"ladder": "STEPS"}}]),
         ("policy proteus: ladder: ", "no ladder 'STEPS'", "AC, SM"),
     ),
+    "no ladder of models": (
+        lambda e: e.update(policies=[{"name": "sommelier", "params": {"ladder": "STEPS"}}]),
+        ("policy sommelier: ladder: ", "no ladder 'STEPS'", "AC, SM"),
+    ),
+    "a period without plans": (
+        lambda e: e.update(policies=[{"name": "sommelier", "params": {"period_s": 30}}]),
+        ("small.yaml: policies.0.params", "policy 'sommelier' has no parameter 'period_s'"),
+    ),
+    "a placement that is never made": (
+        lambda e: e.update(policies=[{"name": "sommelier", "params": {"monitor_s": None}}]),
+        ("small.yaml: policies.0.params.monitor_s: ",),
+    ),
     "a worker that is not there": (
         lambda e: e["cluster"].update(faults=[{"kind": "crash", "at_s": 1, "workers": [2]}]),
         ("small.yaml: cluster: ", "no worker 2", "0 to 1"),

@@ -93,9 +93,9 @@ class Timings:
         )
 
     def largest_batch(self, variant: VariantId, *, limit_s: float) -> int:
-        """The largest batch size with a mean latency under ``limit_s`` (Nexus' rule), at least the smallest."""
+        """The largest batch size that :meth:`throughput_per_s` counts (Nexus' rule), at least the smallest."""
         sizes = self.batch_sizes[variant]
-        return max([b for b in sizes if self.mean_s[variant][b] < limit_s], default=sizes[0])
+        return max([b for b in sizes if self.p99_s[variant][b] <= limit_s], default=sizes[0])
 
 
 def _fit(batches: Sequence[int], mean_s: Sequence[float]) -> tuple[int, ...]:

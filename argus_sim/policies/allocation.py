@@ -22,10 +22,9 @@ _BITS = 14
 _MASK = (1 << _BITS) - 1
 
 
-class AllocatingParams(Params):
-    """Parameters common to the policies that allocate by forecast."""
+class ForecastingParams(Params):
+    """Parameters common to the policies that forecast demand."""
 
-    period_s: float = Field(default=30.0, gt=0, description="Seconds between allocations.")
     monitor_s: float | None = Field(
         default=5.0, gt=0, description="Seconds between looks at demand; a jump brings the allocation forward."
     )
@@ -36,6 +35,12 @@ class AllocatingParams(Params):
     )
     forecast: Forecast = Field(default=EwmaForecast(), description="How demand is forecast: {kind: ewma, ...}.")
     max_batch: int | None = Field(default=None, ge=1, description="No larger batches; 1 for no batching.")
+
+
+class AllocatingParams(ForecastingParams):
+    """Parameters common to the policies that allocate by forecast."""
+
+    period_s: float = Field(default=30.0, gt=0, description="Seconds between allocations.")
 
 
 class Allocating(Policy):
@@ -52,7 +57,7 @@ class Allocating(Policy):
         self._demand = (
             Demand(params.forecast.build())
             if setup.future_s is None
-            else PerfectDemand(setup.future_s, params.period_s)
+            else PerfectDemand(setup.future_s, self.horizon_s)
         )
         #: Timings of each kind of worker.
         self.kinds = catalog.up_to(params.max_batch).kinds
@@ -65,6 +70,12 @@ class Allocating(Policy):
         self._missed = Route(catalog.base, "cache miss: served in full")
         #: The last plan and what it was made from: the same counts need no other placement.
         self._last: tuple[tuple[tuple[tuple[tuple[Serves, int], ...], ...], int], Plan] | None = None
+
+    @property
+    def horizon_s(self) -> float:
+        """How far a perfect forecast looks ahead: to the next decision."""
+        period_s: float = self.params.period_s
+        return period_s
 
     def _rates(self, kind: int, limit_s: float) -> Row:
         """Images/s of one worker of a kind at each level.

@@ -2,7 +2,8 @@
 
 Every 30 s, and when demand jumps, a MILP chooses which model variant each device holds and which share of the
 queries it gets, maximising effective accuracy subject to the demand (sections 4 and 5). A device's throughput
-is that of the largest batch with a latency under half the SLO (Nexus' rule). Changing the variant costs a model
+is that of the best batch with a 99th percentile latency within half the SLO (after Nexus' rule), and no larger
+one runs. Changing the variant costs a model
 load. Batching is not work-conserving (section 5.2): a batch waits for one more request as long as the first one
 can still make its deadline in the larger batch.
 """
@@ -41,7 +42,9 @@ class Proteus(Allocating):
     def __init__(self, setup: Setup, params: Any) -> None:
         catalog = setup.catalog
         half_s = setup.slo_s / 2.0
-        super().__init__(setup, params, catalog.ladder(params.ladder, where="policy proteus: ladder"), half_s)
+        super().__init__(
+            setup, params, catalog.ladder(params.ladder, where=f"policy {self.name}: ladder"), half_s
+        )
         self._routes = [Route(v, f"level {j} by its share") for j, v in enumerate(self.ladder)]
         self._upto: list[float] = []
         #: By kind of worker and variant: the largest batch, and waiting requests -> the next larger batch, or 0

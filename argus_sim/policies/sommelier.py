@@ -14,15 +14,17 @@ from pydantic import Field
 
 from argus_sim.core.view import ClusterView
 from argus_sim.domain import Request
+from argus_sim.policies.allocation import ForecastingParams
 from argus_sim.policies.base import Decision, Params, Plan, Setup
-from argus_sim.policies.proteus import Proteus, ProteusParams
+from argus_sim.policies.proteus import Proteus
 from argus_sim.policies.stepping import Steps
 
 
-class SommelierParams(ProteusParams):
+class SommelierParams(ForecastingParams):
     """Parameters of :class:`Sommelier`."""
 
-    monitor_s: float | None = Field(default=1.0, gt=0, description="Seconds between looks at the load.")
+    ladder: str = Field(default="SM", description="The ladder of model variants to scale on.")
+    monitor_s: float = Field(default=1.0, gt=0, description="Seconds between looks at the load.")
     headroom: float = Field(
         default=1.5,
         ge=1,
@@ -51,8 +53,9 @@ class Sommelier(Proteus):
         self._reason = "before the first demand is known"
 
     @property
-    def period_s(self) -> None:
-        return None
+    def horizon_s(self) -> float:
+        hold_s: float = self.params.hold_s
+        return hold_s
 
     def monitor(self, view: ClusterView) -> bool:
         self._demand.look(view)

@@ -20,6 +20,7 @@ from argus_sim.errors import InputError
 from argus_sim.policies.base import AskCache, Policy, Route, Setup, Wait
 from argus_sim.policies.registry import find, names, parameters
 from argus_sim.profile import Profile
+from tests.make_profile import make_profile
 
 SLO_S = 12.6
 
@@ -221,6 +222,16 @@ def test_infaas_takes_the_best_variant_in_time_and_steps_one_worker_at_a_time(pr
     engine.queues[base].clear()
     engine.tick(21.0)
     assert serving(engine) == {"sdxl": 8}
+
+
+def test_proteus_batches_as_its_program_counts_on() -> None:
+    """A batch of two takes less than half the SLO in the mean, and more than that in one case of a hundred."""
+    wide = make_profile({"big": {1: 4.2, 2: 6.0}, "small": {1: 1.0, 2: 1.4}}, std_s=0.1, distribution="lognormal")
+    engine = seat(wide, "proteus")
+    big, small = (engine.catalog.id_of(name) for name in ("big", "small"))
+    assert engine.catalog.mean_s[big][2] < SLO_S / 2 < engine.catalog.p99_s[big][2]
+    assert engine.policy.batch([0, 1, 2], big, 0, engine.view) == 1
+    assert engine.policy.batch([0, 1, 2], small, 0, engine.view) == 2
 
 
 def test_sommelier_places_once_and_then_swaps_one_worker(profile: Profile) -> None:
