@@ -227,6 +227,12 @@ def test_a_batch_of_which_a_part_runs_again_is_one_batch() -> None:
     assert (timeline(record, 60.0)["utilisation"] * 60.0 * 2).sum() == pytest.approx(record.busy_s)
 
 
+def test_an_answer_with_a_kept_image_is_no_batch() -> None:
+    rows = [(0.0, 3.0, 3.0, 9.0, 4, 0, ON_TIME, 0.8), (0.5, 2.0, 6.0, 9.0, 0, 1, ON_TIME, 1.0)]
+    record = of_requests(rows, attempts=[(0, 1.0, 2.0, 0, 4, 1, 0, False)], busy_s=5.0)
+    assert batches(record)["start_s"].to_list() == [1.0, 2.0]
+
+
 # -------------------------------------------------------------------------------------------------- peak
 
 
@@ -366,6 +372,18 @@ def test_compare_two_experiments() -> None:
     assert (same.loc[same["metric"] == "quality_yield", "difference"] == 0).all()
     with pytest.raises(InputError, match="in common"):
         compare(a_summary(a={0: 0.5}), a_summary(b={0: 0.5}))
+
+
+def test_a_table_of_a_sweep_is_several_summaries() -> None:
+    point = a_summary(a={0: 0.5}, b={0: 0.6})
+    swept = pd.concat([point.assign(slo="2"), point.assign(slo="4")])
+    for use in (
+        lambda: aggregate(swept),
+        lambda: paired(swept, "a", "b", "quality_yield"),
+        lambda: compare(swept, swept),
+    ):
+        with pytest.raises(InputError, match="two rows for a day 0; of a sweep, choose the rows of one point"):
+            use()
 
 
 def test_a_metric_prints_itself() -> None:

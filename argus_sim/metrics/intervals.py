@@ -72,6 +72,9 @@ def _metrics_of(summary: pd.DataFrame) -> list[str]:
     missing = [key for key in KEYS if key not in summary.columns]
     if missing:
         raise InputError(f"not a summary: it has no column {', '.join(missing)}")
+    if len(twice := summary[summary.duplicated(list(KEYS))]):
+        key = " ".join(str(twice.iloc[0][name]) for name in KEYS)
+        raise InputError(f"has two rows for {key}; of a sweep, choose the rows of one point")
     return [
         str(name) for name in summary.columns if name not in KEYS and pd.api.types.is_numeric_dtype(summary[name])
     ]

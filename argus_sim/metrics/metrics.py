@@ -216,9 +216,10 @@ def batches(record: RunRecord) -> pd.DataFrame:
     """Every batch of the run, by worker and start: those that were lost or passed on are here too.
 
     Columns: ``worker, start_s, finish_s, variant, size``. Their times add up to ``busy_s``. A batch is what
-    shares a worker, a start and a finish.
+    shares a worker, a start and a finish; an answer with an image that a cascade had kept ran in none.
     """
-    served, again = np.flatnonzero(np.isfinite(record.finish_s)), record.attempts
+    # Kept images have their answer as start and finish; without a finish the difference is NaN.
+    served, again = np.flatnonzero(record.finish_s - record.start_s > 0.0), record.attempts
 
     def both(ends: npt.NDArray[Any], attempts: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return np.concatenate((ends[served], attempts))
