@@ -16,6 +16,9 @@ from tests.make_experiment import content, write_experiment
 SHIPPED = sorted((Path(__file__).parent.parent / "experiments").glob("*.yaml"))
 
 
+RUSH = {"kind": "poisson", "duration_s": 60, "rate_per_min": 60}
+
+
 def check(**changes: object) -> Experiment:
     return Experiment.check(content() | changes, where="test")
 
@@ -29,8 +32,7 @@ def test_shipped_experiments_are_sound_and_named_after_their_file(path: Path) ->
 
 def test_defaults() -> None:
     experiment = check()
-    assert experiment.slo.multiplier == 3.0
-    assert experiment.slo.seconds is None
+    assert experiment.slo.of(4.0) == 12.0
     assert experiment.drop_rule == DropRule("late")
     assert experiment.cluster.staleness_s == 0.0
     assert list(experiment.seeds) == [3, 4]
@@ -65,6 +67,33 @@ def test_drop_rules(drop: object, rule: DropRule) -> None:
 def test_faults() -> None:
     cluster = {"workers": 2, "faults": [{"kind": "crash", "at_s": 5, "for_s": 9, "workers": [1]}]}
     assert check(cluster=cluster).cluster.faults == (Crash(kind="crash", at_s=5, for_s=9, workers=(1,)),)
+
+
+def test_a_deadline_is_said_in_one_way() -> None:
+    assert check(slo={"seconds": 5}).slo.of(4.0) == 5.0
+    assert check(slo={"multiplier": 2}).slo.of(4.0) == 8.0
+    with pytest.raises(InputError, match="test: slo: seconds and multiplier both say the deadline"):
+        check(slo={"seconds": 5, "multiplier": 3})
+    axis = {"key": "slo.multiplier", "values": [2, 4]}
+    with pytest.raises(InputError, match="sweep a=2: slo: seconds and multiplier both say"):
+        check(slo={"seconds": 5}, sweep={"axes": {"a": axis}})
+    axis = {"key": "slo.seconds", "values": [2, 4]}
+    points = check(sweep={"axes": {"a": axis}}).points()
+    assert [point.experiment.slo.of(4.0) for point in points] == [2.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("trace", "says"),
+    [
+        ({"file": "bursty", "options": {"unit": "ms"}}, "options are those of a format"),
+        ({"generate": RUSH, "options": {"unit": "ms"}}, "options are those of a format"),
+        ({"generate": RUSH, "format": "csv"}, "format says how a file is read, and this trace has none"),
+        ({"superpose": ["bursty"], "format": "csv"}, "format says how a file is read, and this trace has none"),
+    ],
+)
+def test_keys_of_a_trace_that_would_change_nothing(trace: dict[str, object], says: str) -> None:
+    with pytest.raises(InputError, match=f"traces.0: {says}"):
+        check(traces=[{"name": "t", **trace}])
 
 
 def test_a_fault_names_a_worker_once() -> None:

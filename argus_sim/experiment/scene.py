@@ -58,9 +58,7 @@ class Scene:
         profile = _profile(experiment)
         kinds = tuple(_kind(experiment, k) for k in range(len(experiment.cluster.kinds)))
         catalog = Catalog.of(profile, kinds, where=f"experiment {experiment.name!r}: cluster.kinds")
-        slo = experiment.slo
-        base_s = profile.latency(profile.base, 1).mean_s
-        slo_s = slo.seconds or slo.multiplier * base_s
+        slo_s = experiment.slo.of(profile.latency(profile.base, 1).mean_s)
         return cls(experiment, profile, catalog, slo_s, kinds, _lessons(experiment))
 
     @property

@@ -79,6 +79,10 @@ class TraceConfig(Section):
     def _one_source(self) -> Self:
         if (self.file is not None) + (self.generate is not None) + bool(self.superpose) != 1:
             raise ValueError("a trace needs one of file, generate and superpose")
+        if self.format is not None and self.file is None:
+            raise ValueError("format says how a file is read, and this trace has none")
+        if self.options and self.format is None:
+            raise ValueError("options are those of a format; name it, or leave them out")
         return self
 
     def parts(self) -> Iterator[TraceConfig]:
@@ -238,10 +242,25 @@ class Cluster(Section):
 
 
 class Slo(Section):
-    """The deadline of a request: in seconds, or as a multiple of the base variant's batch-1 latency."""
+    """The deadline of a request: in seconds, or as a multiple of the base variant's batch-1 latency.
+
+    Attributes:
+        seconds: After the arrival.
+        multiplier: Of that latency; 3 where neither is given.
+    """
 
     seconds: Positive | None = None
-    multiplier: Positive = 3.0
+    multiplier: Positive | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if self.seconds is not None and self.multiplier is not None:
+            raise ValueError("seconds and multiplier both say the deadline; set one of them to null")
+        return self
+
+    def of(self, base_s: float) -> float:
+        """In seconds, where the base variant takes so long."""
+        return self.seconds or (self.multiplier or 3.0) * base_s
 
 
 class DropFactor(Section):
