@@ -125,6 +125,15 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert experiment.profile.file == str(tmp_path / "ratings.csv")
 
 
+def test_files_of_a_profile_s_format_are_relative_to_the_file(tmp_path: Path) -> None:
+    options = {"latency_from": "diffserve-a100", "loads_file": "loads.csv", "models": ["SDXL_Base"]}
+    profile = {"format": "genai-bench", "file": "ratings.csv", "options": options}
+    found = Experiment.load(write_experiment(tmp_path, content() | {"profile": profile})).profile
+    assert isinstance(found, ProfileConfig)
+    assert found.file == str(tmp_path / "ratings.csv")
+    assert found.options == options | {"loads_file": str(tmp_path / "loads.csv")}
+
+
 def test_variables_are_replaced_when_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOMEWHERE", "/data")
     assert expand("${SOMEWHERE}/t.csv", where="here") == Path("/data/t.csv")

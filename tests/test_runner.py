@@ -171,6 +171,22 @@ def test_a_lock_file_whose_input_changed_is_refused(tmp_path: Path, what: str) -
     assert tree(tmp_path) == before
 
 
+def test_a_lock_file_knows_the_code_of_a_policy_that_is_brought_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = tmp_path / "brought_along.py"
+    module.write_text("from argus_sim.policies.static import Static\n\nclass Mine(Static):\n    pass\n")
+    policies = ["static", {"name": "brought_along:Mine"}]
+    scene = Scene.of(Experiment.load(write_experiment(tmp_path, content() | {"policies": policies})))
+    lock = tmp_path / "experiment.lock.yaml"
+    lock.write_text(yaml.safe_dump(make_lock(scene)))
+    assert [what for what in read_lock(lock).inputs if what.startswith("policy")] == ["policy Mine"]
+    module.write_text(module.read_text() + "\n")
+    with pytest.raises(InputError, match=r"^policy Mine is not what the lock file was made with"):
+        run_experiment(Experiment.load(lock), tmp_path / "again", digests=read_lock(lock).inputs)
+
+
 def test_lock_file(experiment: Experiment, finished: Path) -> None:
     lock = yaml.safe_load((finished / "out" / LOCK).read_text())
     assert lock["experiment"] == experiment.model_dump(mode="json")

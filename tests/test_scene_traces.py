@@ -38,6 +38,31 @@ def test_a_model_can_be_a_file_beside_the_experiment(tmp_path: Path) -> None:
     assert len(trace) == pytest.approx(8819, rel=0.05)
 
 
+def test_a_trace_can_be_a_folder_of_a_format(tmp_path: Path) -> None:
+    (tmp_path / "families").mkdir()
+    for name in ("yolo", "resnet"):
+        (tmp_path / "families" / f"{name}.txt").write_text("500,1,300\n1500,1,300\n2500,1,300\n")
+    made = scene(tmp_path, traces=[{"name": "f", "file": "families", "format": "proteus"}])
+    assert len(made.trace(made.experiment.traces[0], 1)) == 6
+    before = make_lock(made)["inputs"]["trace f"]
+    assert make_lock(made)["inputs"]["trace f"] == before
+    (tmp_path / "families" / "yolo.txt").rename(tmp_path / "families" / "gpt.txt")
+    assert make_lock(made)["inputs"]["trace f"] != before
+
+
+def test_files_among_options_are_found_beside_the_experiment(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("0,1\n500,2\n")
+    (tmp_path / "texts.txt").write_text("a red cube\ntwo owls\n")
+    config = {"name": "d", "file": "t.csv", "format": "diffserve", "options": {"prompts": "texts.txt"}}
+    made = scene(tmp_path, traces=[config, {"name": "both", "superpose": [config]}])
+    for trace in made.experiment.traces:
+        assert made.trace(trace, 1).prompt == ("a red cube", "two owls")
+    before = make_lock(made)["inputs"]
+    (tmp_path / "texts.txt").write_text("a blue cube\ntwo owls\n")
+    after = make_lock(made)["inputs"]
+    assert [what for what in before if after[what] != before[what]] == ["trace d prompts"]
+
+
 def test_superposed_traces_may_be_rescaled_one_by_one_and_as_a_whole(tmp_path: Path) -> None:
     parts = ["bursty", {"name": "twice", "file": "diurnal", "scale_rate": 2}]
     made = scene(tmp_path, traces=[{"name": "both", "superpose": parts, "clip_s": [0, 3600]}])

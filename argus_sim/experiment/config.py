@@ -226,12 +226,12 @@ class Experiment(Section):
                 return file  # a shipped name
             return str((folder / file).resolve())
 
+        def there(file: str, or_name: bool) -> str:
+            return absolute(file, or_name=or_name) or file
+
         profile = self.profile
-        if isinstance(profile, ProfileConfig):
-            profile = profile.model_copy(update={"file": absolute(profile.file, or_name=False)})
-        else:
-            profile = absolute(profile, or_name=True) or profile
-        traces = tuple(t.with_paths(lambda t: absolute(t.file, or_name=t.format is None)) for t in self.traces)
+        profile = profile.with_paths(there) if isinstance(profile, ProfileConfig) else there(profile, True)
+        traces = tuple(trace.with_paths(there) for trace in self.traces)
         kinds = tuple(
             k.model_copy(update={"profile": absolute(k.profile, or_name=True)}) for k in self.cluster.kinds
         )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import platform
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -12,9 +14,11 @@ from typing import Any
 
 import yaml
 
+from argus_sim.core.policy import Policy
 from argus_sim.errors import InputError
 from argus_sim.experiment.config import Experiment, expand, is_lock
 from argus_sim.experiment.scene import Scene
+from argus_sim.policies import registry
 from argus_sim.simulation.filling import FillingCacheConfig
 from argus_sim.trace import find_trace
 
@@ -58,7 +62,21 @@ def _inputs(scene: Scene) -> dict[str, str]:
             path = expand(trace.file, where=where)
             path = find_trace(path) if trace.format is None else path
             inputs[f"trace {trace.name}"] = _digest(path, where)
+        for key, file in trace.beside().items():
+            where = f"experiment {experiment.name!r}: trace {trace.name!r}: {key}"
+            inputs[f"trace {trace.name} {key}"] = _digest(expand(file, where=where), where)
+    for policy in experiment.policies:
+        if sources := _sources(policy.name):
+            inputs[f"policy {policy.label}"] = hashlib.sha256(b"".join(sources)).hexdigest()
     return inputs
+
+
+def _sources(policy: str) -> list[bytes]:
+    """The modules that a policy's classes are in; of those that come with argus-sim, its version tells."""
+    kinds = [kind for kind in registry.find(policy).__mro__ if issubclass(kind, Policy)]
+    modules = dict.fromkeys(kind.__module__ for kind in kinds)
+    brought = [sys.modules[name] for name in modules if name.partition(".")[0] != "argus_sim"]
+    return [Path(file).read_bytes() for file in map(inspect.getsourcefile, brought) if file is not None]
 
 
 def _files(experiment: Experiment) -> Iterator[tuple[str, str, str]]:
@@ -73,8 +91,13 @@ def _files(experiment: Experiment) -> Iterator[tuple[str, str, str]]:
 
 
 def _digest(path: Path, where: str) -> str:
+    """Of a file; of a folder, of the names and digests of all files in it."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        if not path.is_dir():
+            return hashlib.sha256(path.read_bytes()).hexdigest()
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        inside = "".join(f"{file.relative_to(path).as_posix()} {_digest(file, where)}\n" for file in files)
+        return hashlib.sha256(inside.encode()).hexdigest()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file", where=where) from None
     except OSError as error:

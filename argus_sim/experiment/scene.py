@@ -86,7 +86,8 @@ class Scene:
                 path = find_trace(path)
                 trace = generate_file(path, rng, name=config.name) if is_model(path) else Trace.read(path)
             else:
-                trace = import_trace(config.format, path, rng=rng, **config.options)
+                files = {key: expand(file, where=where) for key, file in config.beside().items()}
+                trace = import_trace(config.format, path, rng=rng, **config.options | files)
         if config.clip_s is not None:
             trace = trace.clip(*config.clip_s)
         if config.scale_time is not None:

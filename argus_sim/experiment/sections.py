@@ -91,10 +91,27 @@ class TraceConfig(Section):
         for part in self.superpose:
             yield from part.parts()
 
-    def with_paths(self, absolute: Callable[[TraceConfig], str | None]) -> TraceConfig:
-        """The same with other paths, in its parts too."""
-        parts = tuple(part.with_paths(absolute) for part in self.superpose)
-        return self.model_copy(update={"file": absolute(self), "superpose": parts})
+    def beside(self) -> dict[str, str]:
+        """The options that name files, and those files."""
+        if not self.options or self.format is None:
+            return {}
+        # Imported here: it takes a while, and few traces have such options.
+        from argus_sim.importers import file_options
+
+        return {key: str(self.options[key]) for key in file_options(self.format) if self.options.get(key)}
+
+    def with_paths(self, absolute: Callable[[str, bool], str]) -> TraceConfig:
+        """The same with other paths, in its parts too.
+
+        Args:
+            absolute: Takes a path, and whether it may be the name of what is shipped.
+        """
+        changed = {
+            "file": None if self.file is None else absolute(self.file, self.format is None),
+            "options": self.options | {key: absolute(file, False) for key, file in self.beside().items()},
+            "superpose": tuple(part.with_paths(absolute) for part in self.superpose),
+        }
+        return self.model_copy(update=changed)
 
 
 class ProfileConfig(Section):
@@ -109,6 +126,15 @@ class ProfileConfig(Section):
     format: str
     file: str
     options: dict[str, Any] = {}
+
+    def with_paths(self, absolute: Callable[[str, bool], str]) -> Self:
+        """The same with other paths; see :meth:`TraceConfig.with_paths`."""
+        may_be_name = {"latency_from": True, "loads_file": False}
+        options = {
+            key: absolute(value, may_be_name[key]) if key in may_be_name and isinstance(value, str) else value
+            for key, value in self.options.items()
+        }
+        return self.model_copy(update={"file": absolute(self.file, False), "options": options})
 
 
 class PerfectPredictor(Section):

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from pydantic import ValidationError
@@ -47,6 +48,12 @@ FORMATS: dict[str, type[Format]] = {
         *(NABTwitterVolume, Counts, CSV, Parquet),
     )
 }
+
+
+def file_options(format: str) -> list[str]:
+    """The options of a format that name files; none of an unknown format."""
+    fields = FORMATS[format].model_fields if format in FORMATS else {}
+    return [name for name, field in fields.items() if Path in (field.annotation, *get_args(field.annotation))]
 
 
 def reader(format: str, **options: object) -> Format:
