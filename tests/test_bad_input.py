@@ -155,6 +155,14 @@ EXPERIMENTS: dict[str, tuple[Callable[[dict[str, Any]], object], tuple[str, ...]
         lambda e: e.update(policies=[{"name": "proteus", "params": {"ladder": "STEPS"}}]),
         ("policy proteus: ladder: ", "no ladder 'STEPS'", "AC, SM"),
     ),
+    "looks that are rarer than plans": (
+        lambda e: e.update(policies=[{"name": "argus", "params": {"monitor_s": 30, "period_s": 5}}]),
+        ("small.yaml: policies.0.params: ", "monitor_s is 30 s, longer than the 5 s of period_s"),
+    ),
+    "a prediction that nobody asks for": (
+        lambda e: e.update(policies=[{"name": "pac", "predictor": "perfect"}]),
+        ("small.yaml: policies.0.predictor: ", "policy 'pac' does not predict"),
+    ),
     "no ladder of models": (
         lambda e: e.update(policies=[{"name": "sommelier", "params": {"ladder": "STEPS"}}]),
         ("policy sommelier: ladder: ", "no ladder 'STEPS'", "AC, SM"),

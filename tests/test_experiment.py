@@ -96,6 +96,14 @@ def test_keys_of_a_trace_that_would_change_nothing(trace: dict[str, object], say
         check(traces=[{"name": "t", **trace}])
 
 
+@pytest.mark.parametrize(
+    "setting", ["cluster.workers", "seed", "replications", "slo.multiplier", "cluster.dispatch_s"]
+)
+def test_true_is_no_number(tmp_path: Path, setting: str) -> None:
+    with pytest.raises(InputError, match=rf"{setting}: must be a number; found True"):
+        Experiment.load(write_experiment(tmp_path), [f"{setting}=true"])
+
+
 def test_a_fault_names_a_worker_once() -> None:
     slow = {"kind": "slow", "at_s": 0, "for_s": 60, "factor": 0.5, "workers": [0, 0]}
     with pytest.raises(InputError, match=r"cluster: .*a slow fault names worker 0 twice"):

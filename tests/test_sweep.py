@@ -82,7 +82,8 @@ def test_along_an_axis_of_a_grid_the_interval_is_over_seeds(seeds: list[int], ha
 
 def test_several_keys_and_all_items_of_a_list() -> None:
     keys = ["policies.*.predictor", "policies.1.predictor"]
-    (point,) = check({"p": {"key": keys, "values": ["perfect"]}}).points()
+    policies = [{"name": "argus", "label": label} for label in "ab"]
+    (point,) = check({"p": {"key": keys, "values": ["perfect"]}}, policies=policies).points()
     assert [p.predictor for p in point.experiment.policies] == ["perfect", "perfect"]
     (point,) = check({"g": {"key": "profile_changes.batching.gain", "values": [2]}}).points()
     assert point.experiment.profile_changes.batching is not None

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from argus_sim.core.affinity import QualityPredictor
 from argus_sim.core.catalog import Catalog
@@ -87,6 +87,17 @@ class Params(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @model_validator(mode="after")
+    def _looks_between_plans(self) -> Self:
+        """``monitor_s`` and ``period_s``, where a policy has both: see :class:`Policy`."""
+        monitor_s, period_s = (getattr(self, name, None) for name in ("monitor_s", "period_s"))
+        if monitor_s is not None and period_s is not None and monitor_s > period_s:
+            raise ValueError(
+                f"monitor_s is {monitor_s:g} s, longer than the {period_s:g} s of period_s; "
+                "it is for looks between plans"
+            )
+        return self
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -121,12 +132,14 @@ class Policy:
         Params: Its parameters.
         forecasts: Whether it can do with a perfect forecast (``Setup.future_s``).
         mixes: Whether it tells GPUs of several kinds apart (``catalog.kinds``); else it gets no such cluster.
+        predicts: Whether it looks at ``Setup.predictor``, so that a perfect one makes a difference.
     """
 
     name: ClassVar[str]
     Params: ClassVar[type[Params]] = Params
     forecasts: ClassVar[bool] = False
     mixes: ClassVar[bool] = True
+    predicts: ClassVar[bool] = False
 
     def __init__(self, setup: Setup, params: Any) -> None:
         self.setup = setup

@@ -21,8 +21,10 @@ from argus_sim.core.batching import DropRule
 from argus_sim.errors import InputError, did_you_mean
 from argus_sim.experiment.sections import (
     Cluster,
+    Count,
     DropFactor,
     Name,
+    Number,
     Peak,
     PolicyConfig,
     Positive,
@@ -75,8 +77,8 @@ class Experiment(Section):
 
     name: Name
     description: str = ""
-    seed: Annotated[int, Field(ge=0)] = 1
-    replications: Annotated[int, Field(ge=1)] = 1
+    seed: Annotated[int, Number, Field(ge=0)] = 1
+    replications: Count = 1
     profile: str | ProfileConfig
     traces: tuple[Annotated[TraceConfig, named("file")], ...] = Field(min_length=1)
     policies: tuple[Annotated[PolicyConfig, named("name")], ...] = Field(min_length=1)
@@ -175,6 +177,8 @@ class Experiment(Section):
             if len(experiment.cluster.kinds) > 1 and not found.mixes:
                 message = f"policy {policy.name!r} takes all GPUs to be of one kind; cluster.kinds names several"
                 raise InputError(message, where=f"{field}.name")
+            if policy.predictor != "text" and not found.predicts:
+                raise InputError(f"policy {policy.name!r} does not predict quality", where=f"{field}.predictor")
         experiment = experiment._with_paths_from(folder)
         experiment.points(where=where)
         return experiment

@@ -14,8 +14,19 @@ from argus_sim.simulation.filling import FillingCacheConfig
 from argus_sim.simulation.network import CacheConfig
 from argus_sim.trace.arrivals import ArrivalSpec
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+#: True is no 1.
+Number = BeforeValidator(_number)
+Positive = Annotated[float, Number, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Number, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Number, Field(ge=1)]
+Workers = Annotated[int, Number, Field(ge=1, le=100_000)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
@@ -187,7 +198,7 @@ class KindConfig(Section):
     """
 
     name: Name
-    workers: Annotated[int, Field(ge=1, le=100_000)]
+    workers: Workers
     profile: str | None = None
     speed: Positive = 1.0
 
@@ -215,7 +226,7 @@ class Cluster(Section):
         faults: What goes wrong.
     """
 
-    workers: Annotated[int, Field(ge=1, le=100_000)] = 8
+    workers: Workers = 8
     kinds: tuple[KindConfig, ...] = ()
     kind: Literal["local", "ray"] = "local"
     address: str | None = None

@@ -83,6 +83,7 @@ class Argus(Allocating):
     """Forecast, allocate, align, route by affinity; change the ladder when another one yields more."""
 
     name: ClassVar[str] = "argus"
+    predicts: ClassVar[bool] = True
     Params: ClassVar[type[Params]] = ArgusParams
 
     def __init__(self, setup: Setup, params: Any) -> None:

@@ -114,6 +114,7 @@ class ArgusX(Policy):
 
     name: ClassVar[str] = "argus-x"
     mixes: ClassVar[bool] = False
+    predicts: ClassVar[bool] = True
     Params: ClassVar[type[Params]] = ArgusXParams
 
     def __init__(self, setup: Setup, params: Any) -> None:
