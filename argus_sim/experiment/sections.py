@@ -270,10 +270,11 @@ class Cluster(Section):
     @model_validator(mode="after")
     def _workers_exist(self) -> Self:
         for fault in self.faults:
-            for worker in fault.workers or ():
+            named = fault.workers or ()
+            for worker in named:
                 if not 0 <= worker < self.workers:
                     raise ValueError(f"there is no worker {worker}; they are 0 to {self.workers - 1}")
-                if fault.workers.count(worker) > 1:
+                if named.count(worker) > 1:
                     raise ValueError(f"a {fault.kind} fault names worker {worker} twice")
         return self
 
