@@ -138,6 +138,20 @@ def test_confidence_is_uniform_and_correlates_as_told(correlation: float) -> Non
     assert spearmanr(found, other).statistic == pytest.approx(0.0, abs=0.03)
 
 
+def test_equal_qualities_make_the_judge_no_worse() -> None:
+    """As in recorded ratings: half of the images are the best there is, a third share another rating."""
+    rng = np.random.default_rng(1)
+    quality = np.repeat([1.0, 0.9, 0.8], [10_000, 6_667, 3_333])[:, None] * [1.0, 0.0]
+    judge = Discriminator(DiscriminatorConfig(correlation=0.51), quality, 20_000, rng)
+    found = norm.ppf([judge.confidence(row, row, 0) for row in range(20_000)])
+    score = norm.ppf((rankdata(quality[:, 0]) - 0.5) / 20_000)
+    assert np.corrcoef(found, score)[0, 1] == pytest.approx(0.51, abs=0.02)  # four standard errors; was 0.45
+    assert (found.mean(), found.std()) == pytest.approx((0.0, 1.0), abs=0.03)
+    # Nothing tells images apart that are all equally good.
+    same = [judge.confidence(row, row, 1) for row in range(20_000)]
+    assert spearmanr(same, quality[:, 0]).statistic == pytest.approx(0.0, abs=0.03)
+
+
 @pytest.mark.data
 def test_the_default_is_the_best_recorded_judge(data: Path) -> None:
     """Within a model, normal scores, the second set of raters telling how much noise the first has."""

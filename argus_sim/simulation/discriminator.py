@@ -41,7 +41,11 @@ class DiscriminatorConfig(BaseModel):
 
 
 class Discriminator:
-    """A Gaussian copula of confidence and quality: confidences of one variant are uniform in (0, 1).
+    """A Gaussian copula of confidence and quality.
+
+    Normal scores are brought to mean 0 and standard deviation 1: where many images are equally good (1, say,
+    where a variant is the best for many prompts) their own spread is smaller, and the judge would be worse than
+    it is configured to be. Confidences of one variant are uniform in (0, 1) as far as qualities do not tie.
 
     Each image brings its own luck: what a request has with a variant is the same under every policy, so that they
     are compared on common random numbers, and says nothing about what it has with another variant. (If the luck
@@ -61,8 +65,12 @@ class Discriminator:
         requests: int,
         rng: np.random.Generator,
     ) -> None:
-        ranks = (rankdata(quality, axis=0) - 0.5) / len(quality)  # ties share a rank
-        self._score: list[list[float]] = (config.correlation * ndtri(ranks)).tolist()
+        score = ndtri((rankdata(quality, axis=0) - 0.5) / len(quality))  # ties share a rank
+        score -= score.mean(axis=0)
+        spread = score.std(axis=0)
+        # Where all images of a variant are equally good, there is nothing to tell.
+        score = np.divide(score, spread, out=np.zeros_like(score), where=spread > 1e-9)
+        self._score: list[list[float]] = (config.correlation * score).tolist()
         self._spread = math.sqrt(1.0 - config.correlation**2)
         self._requests = requests
         #: By variant; drawn when its first image is judged.
