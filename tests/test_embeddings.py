@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from argus_sim.core.cache import LatentCache
 from argus_sim.errors import InputError
 from argus_sim.provenance import Provenance
 from argus_sim.similarity import Embeddings, SimilarityScale, hashed
@@ -84,8 +85,18 @@ def test_a_scale_at_its_knots_and_between() -> None:
         embedding="x", target="y", cosine=(0.2, 0.6), probability=(0.0, 1.0), similarity=((0.4, 0.6), (0.6, 1.0)),
         provenance=MADE,
     )  # fmt: skip
-    found = [scale.similarity_of(c, u) for c, u in ((0.2, 0.0), (0.6, 1.0), (0.4, 0.5), (-1.0, 0.5), (0.9, 0.0))]
-    assert found == pytest.approx([0.4, 1.0, 0.65, 0.5, 0.6])
+    found = [scale.similarity_of(c, u) for c, u in ((0.2, 0.0), (0.6, 1.0), (0.4, 0.5), (0.9, 0.0))]
+    assert found == pytest.approx([0.4, 1.0, 0.65, 0.6])
+    # Below what was fitted: in proportion, to nothing.
+    assert [scale.similarity_of(c, 0.5) for c in (0.1, 0.0, -1.0)] == pytest.approx([0.25, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("name", sorted(SCALES))
+def test_texts_that_have_nothing_in_common_are_not_similar(name: str) -> None:
+    """Whatever the text's quantile: none that a scale would serve from the latents of another."""
+    scale = SCALES[name]
+    for cosine in (-0.2, 0.0, 0.05, 0.14):
+        assert max(scale.similarity_of(cosine, u) for u in np.linspace(0.0, 1.0, 101)) < 0.65
 
 
 @pytest.mark.parametrize(
@@ -105,6 +116,29 @@ def test_a_scale_that_cannot_be(table: tuple[tuple[float, ...], ...], says: str)
             cosine=(0.2, 0.6),
             probability=(0.0, 1.0),
             similarity=table,
+            provenance=MADE,
+        )
+
+
+def test_a_cache_of_one_unrelated_prompt_does_not_hit() -> None:
+    texts = ("a red fox in the snow", "quantum chromodynamics lecture", "the old harbour at night, oil on canvas")
+    vectors = hashed(texts).vectors
+    for asked, stored in ((0, 1), (1, 0), (0, 2), (2, 1)):
+        cache = LatentCache({5: 0.65, 10: 0.75}, vectors.shape[1])
+        cache.insert(stored, vectors[stored])
+        for u in (0.0, 0.5, 0.99):
+            found = cache.lookup(vectors[asked], lambda c, u=u: SCALES["hashed"].similarity_of(c, u))  # type: ignore[misc]
+            assert found.steps == 0, (texts[asked], texts[stored], u, found)
+
+
+def test_a_scale_from_cosines_below_0() -> None:
+    with pytest.raises(ValidationError, match=r"the lowest cosine must be above 0, found -0\.1"):
+        SimilarityScale(
+            embedding="x",
+            target="y",
+            cosine=(-0.1, 0.6),
+            probability=(0.0, 1.0),
+            similarity=((0.4, 0.6), (0.6, 1.0)),
             provenance=MADE,
         )
 

@@ -7,7 +7,12 @@ always the same one, and
 
 .. math:: s = Q(u \\mid c)
 
-where Q rises in both. The scales that come with the project were fitted to a recorded log (``provenance``).
+where Q rises in both. The scales that come with the project were fitted to a recorded log (``provenance``):
+to the nearest of a thousand prompts and more, which is seldom far away. Below the lowest cosine that was fitted
+nothing is known but the end, that texts which have nothing in common are not similar; so there similarities
+fall in proportion, to 0 at a cosine of 0:
+
+.. math:: s = Q(u \\mid c_0)\\,\\frac{\\max(c, 0)}{c_0}, \\qquad c < c_0
 """
 
 from __future__ import annotations
@@ -37,7 +42,7 @@ class SimilarityScale(BaseModel):
     Attributes:
         embedding: Whose cosines.
         target: Whose similarities.
-        cosine: Ascending.
+        cosine: Ascending, above 0.
         probability: Ascending from 0 to 1.
         similarity: By cosine, then by probability; rising in both.
         provenance: What it was fitted to.
@@ -58,6 +63,8 @@ class SimilarityScale(BaseModel):
             raise ValueError(f"{len(self.similarity)} rows of similarity for {len(self.cosine)} cosines")
         if any(len(row) != len(self.probability) for row in self.similarity):
             raise ValueError("each row of similarity needs a value for each probability")
+        if self.cosine[0] <= 0.0:
+            raise ValueError(f"the lowest cosine must be above 0, found {self.cosine[0]}")
         columns: list[Sequence[float]] = list(zip(*self.similarity, strict=True))
         for values in (self.cosine, self.probability, *self.similarity, *columns):
             if list(values) != sorted(values):
@@ -73,7 +80,7 @@ class SimilarityScale(BaseModel):
         low, high = self.similarity[row], self.similarity[row + 1]
         a = low[column] + along * (low[column + 1] - low[column])
         b = high[column] + along * (high[column + 1] - high[column])
-        return a + across * (b - a)
+        return (a + across * (b - a)) * min(max(cosine, 0.0) / self.cosine[0], 1.0)
 
     def similarities_of(self, cosine: Floats, u: Floats) -> Floats:
         """float64[n]: the same for many texts at once."""
@@ -82,7 +89,8 @@ class SimilarityScale(BaseModel):
         table = np.array(self.similarity)
         low = table[row, column] + along * (table[row, column + 1] - table[row, column])
         high = table[row + 1, column] + along * (table[row + 1, column + 1] - table[row + 1, column])
-        return np.where(cosine >= SAME, 1.0, low + across * (high - low))
+        known = np.clip(cosine / self.cosine[0], 0.0, 1.0)
+        return np.where(cosine >= SAME, 1.0, (low + across * (high - low)) * known)
 
     @classmethod
     def of(cls, embedding: str, *, where: str) -> SimilarityScale:
