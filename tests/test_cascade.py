@@ -18,13 +18,13 @@ from argus_sim.core.engine import Engine
 from argus_sim.core.floor import PolicyError
 from argus_sim.domain import Request
 from argus_sim.errors import InputError
-from argus_sim.policies.base import Refuse, Route
+from argus_sim.policies.base import Plan, Refuse, Route
 from argus_sim.policies.diffserve import Cascade, choose_light, solve_cascade
 from argus_sim.profile import Profile
 from argus_sim.simulation.discriminator import RECORDED_CORRELATION, Discriminator, DiscriminatorConfig
 from tests.make_cascade import HEAVY, LIGHT, LightFirst, light_and_heavy
 from tests.make_cluster import columns_of, make_cluster
-from tests.make_engine import NEVER, make_engine, make_policy, make_requests
+from tests.make_engine import NEVER, make_engine, make_policy, make_requests, make_setup
 from tests.make_profile import make_profile
 
 
@@ -81,6 +81,26 @@ def test_a_lost_worker_s_second_run_is_tried_again(profile: Profile) -> None:
     engine.batch_done(3.0, 0, [0.0])
     engine.batch_done(7.0, 1, [0.0])
     assert engine.log.columns(np.array([1e9]))["variant"].tolist() == [HEAVY]
+
+
+def test_a_lost_second_image_is_made_again_by_whoever_still_serves_its_variant(profile: Profile) -> None:
+    class Three(Twice):
+        def plan(self, view: Any) -> Plan:
+            return Plan(((LIGHT,), (HEAVY,), (HEAVY,)), "two heavy ones")
+
+    engine = make_engine(
+        Three(make_setup(profile, 3), Three.Params()), make_requests(np.arange(1, dtype=float)), drop=NEVER
+    )
+    engine.start()
+    engine.arrive(0.0, 0)
+    engine.batch_done(1.0, 0, [0.0])
+    (heavy,) = [w.index for w in engine.workers if w.batch.rows]
+    engine.worker_lost(2.0, heavy)
+    assert [(w.index, w.batch.rows) for w in engine.workers if w.batch.rows] == [(3 - heavy, [0])]
+    engine.batch_done(6.0, 3 - heavy, [0.0])
+    columns = engine.log.columns(np.array([1e9]))
+    assert (columns["variant"].tolist(), columns["finish_s"].tolist()) == ([HEAVY], [6.0])
+    assert [engine.log.reasons[r] for r in columns["reason"]] == ["again"]
 
 
 def test_a_cascade_needs_confidences(profile: Profile) -> None:

@@ -99,6 +99,16 @@ def test_two_crashes_are_too_many() -> None:
     assert columns_of(host)["outcome"].tolist() == [Outcome.LOST]
 
 
+@pytest.mark.parametrize("rack", [(1, 2), (2, 1)])
+def test_a_rack_that_dies_is_one_failure(rack: tuple[int, ...]) -> None:
+    """The request is not tried again on the next worker of the same rack, whatever their order."""
+    host = run([0.0], 3, crash(1.0, *rack, for_s=50.0))
+    assert times(host) == [(1.0, 5.0, 0)]
+    host = run([0.0, 0.0, 0.0, 100.0], 3, crash(1.0, *rack, for_s=50.0))
+    assert [(start_s, worker) for start_s, _, worker in times(host)[:3]] == [(4.0, 0), (8.0, 0), (0.0, 0)]
+    assert host.engine.membership == 2  # planned for once when they went, and once when they came
+
+
 def test_a_crash_in_the_middle_of_a_load() -> None:
     """The load does not finish; after the second repair it begins anew."""
     host = run([0.0, 50.0], 1, crash(1.0, for_s=4.0), crash(8.0, for_s=2.0))

@@ -32,7 +32,7 @@ class Cascade:
         requests: The engine's.
     """
 
-    __slots__ = ("_known", "_log", "_policy", "_requests", "_skipped", "gallery", "passed_on_s")
+    __slots__ = ("_known", "_log", "_policy", "_requests", "_skipped", "gallery", "passed_on", "passed_on_s")
 
     def __init__(
         self, policy: Policy, known: Decisions, skipped: Sequence[int], log: OutcomeLog, requests: Requests
@@ -40,6 +40,8 @@ class Cascade:
         self._policy, self._known, self._skipped = policy, known, skipped
         self._log, self._requests = log, requests
         self.gallery = Gallery()
+        #: Rows that another image is made for, after one that did not pass.
+        self.passed_on: set[int] = set()
         #: Time that workers spent on images that were not the answer when they were made.
         self.passed_on_s = 0.0
 
@@ -75,6 +77,7 @@ class Cascade:
             request.images = ()
             if decision is None:
                 self.gallery.forget(row)
+                self.passed_on.discard(row)
                 yield row, None, None
                 continue
             self._log.attempted((row,), worker.started_s, now, ran, lost=False)
@@ -92,6 +95,7 @@ class Cascade:
                     f"Again or Route to a variant that needs no cache"
                 )
             self._log.reason[row] = reason
+            self.passed_on.add(row)
             wake: WakeUp | None = None
             if isinstance(decision, Again):
                 self.gallery.keep(row, batch.variant, sure, ran, decision.keep)
@@ -119,6 +123,7 @@ class Cascade:
         """An image made before is the answer. Its batch is an attempt; start and finish are both now."""
         variant, ran = kept
         log = self._log
+        self.passed_on.discard(row)
         log.start_s[row] = log.finish_s[row] = now
         log.ran[row] = ran
         log.reason[row] = log.code(reason)

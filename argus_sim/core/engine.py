@@ -265,19 +265,26 @@ class Engine:
         self._reason[row] = reason
         return self._enqueue(now, row, variant)
 
-    def worker_lost(self, now: float, index: int) -> Sequence[Command]:
-        """A worker failed. What it was running is tried once more elsewhere; the policy plans anew."""
-        worker = self.workers[index]
-        if worker.down:
+    def worker_lost(self, now: float, *indices: int) -> Sequence[Command]:
+        """Workers failed, all at once. What they ran is tried once more elsewhere; the policy plans anew.
+
+        A second image of a cascade is made by the same variant where somebody serves it: the first one has been
+        judged.
+        """
+        lost = [worker for worker in map(self.workers.__getitem__, sorted(indices)) if not worker.down]
+        if not lost:
             return NOTHING
-        self.floor.leave(worker)
-        rows, worker.batch.rows = worker.batch.rows, []
-        if rows:
-            self.wasted_s += now - worker.started_s
-            ran = (worker.batch.variant * WORKERS + index) * SIZES + len(rows)
-            self.log.attempted(rows, worker.started_s, now, ran, lost=True)
-        worker.down, worker.loading, worker.model = True, False, None
-        self.workers_up -= 1
+        rows: list[tuple[int, VariantId]] = []
+        for worker in lost:
+            self.floor.leave(worker)
+            batch, worker.batch.rows = worker.batch.rows, []
+            if batch:
+                self.wasted_s += now - worker.started_s
+                ran = (worker.batch.variant * WORKERS + worker.index) * SIZES + len(batch)
+                self.log.attempted(batch, worker.started_s, now, ran, lost=True)
+                rows += [(row, worker.batch.variant) for row in batch]
+            worker.down, worker.loading, worker.model = True, False, None
+        self.workers_up -= len(lost)
         self.membership += 1
         self.floor.in_force = None
         commands: list[Command] = []
@@ -285,26 +292,30 @@ class Engine:
             commands += self._replan(now)
         else:
             self.floor.index_pools()
-            for queue in self.queues:
-                rows += queue
+            for variant, queue in enumerate(self.queues):
+                rows += [(row, variant) for row in queue]
                 queue.clear()
-        for row in rows:
+        for row, variant in sorted(rows):
             if not self.workers_up:
                 commands += self._lose(now, row, NO_WORKER)
             elif row in self._retried:
                 commands += self._lose(now, row, FAILED_TWICE)
             else:
                 self._retried.add(row)
-                commands += self._place(now, row)
+                if row in self.cascade.passed_on and self.pools_of[variant]:
+                    commands += self._enqueue(now, row, variant)
+                else:
+                    commands += self._place(now, row)
         return commands
 
-    def worker_joined(self, now: float, index: int) -> Sequence[Command]:
-        """A worker came (back), empty; the policy plans anew."""
-        worker = self.workers[index]
-        if not worker.down:
+    def worker_joined(self, now: float, *indices: int) -> Sequence[Command]:
+        """Workers came (back), at one instant, empty; the policy plans anew."""
+        joined = [worker for worker in map(self.workers.__getitem__, indices) if worker.down]
+        if not joined:
             return NOTHING
-        worker.down = False
-        self.workers_up += 1
+        for worker in joined:
+            worker.down = False
+        self.workers_up += len(joined)
         self.membership += 1
         self.floor.in_force = None
         return self._replan(now)
@@ -362,7 +373,8 @@ class Engine:
         return good, commands
 
     def _place(self, now: float, row: int) -> Sequence[Command]:
-        """Find a new place for a request whose worker or queue is gone."""
+        """Find a new place for a request whose worker or queue is gone; a cascade begins again."""
+        self.cascade.passed_on.discard(row)
         decision = self._ask(now, row, None)
         variant, reason = self._known[decision]
         self._reason[row] = reason

@@ -116,31 +116,39 @@ class SimulatedCluster:
 
     # -- what a fault may do; after the last request it is not part of the run any more ------------------------
 
-    def lose(self, worker: int) -> None:
-        """The worker fails, with whatever it was doing."""
-        self._outages[worker] += 1
-        if self._outages[worker] > 1 or self.finished:
+    def lose(self, *workers: int) -> None:
+        """Workers fail at one instant, with whatever they were doing."""
+        lost = []
+        for worker in workers:
+            self._outages[worker] += 1
+            if self._outages[worker] == 1:
+                lost.append(worker)
+        if not lost or self.finished:
             return
         now = self.env.now
-        self._ends[worker].cancel()
-        self._ends[worker] = Tick(self._batch_done, worker)
-        if self._loading[worker] is not None:
+        for worker in lost:
+            self._ends[worker].cancel()
+            self._ends[worker] = Tick(self._batch_done, worker)
             index = self._loading[worker]
-            assert index is not None
-            load = self.loads[index]
-            self.loads[index] = LoadRecord(load.worker, load.model, load.start_s, float("nan"))
-            self._loading[worker] = None
-        self.faults.append(FaultRecord(now, worker, "lost"))
-        self._carry_out(now, self.engine.worker_lost(now, worker))
+            if index is not None:
+                load = self.loads[index]
+                self.loads[index] = LoadRecord(load.worker, load.model, load.start_s, float("nan"))
+                self._loading[worker] = None
+            self.faults.append(FaultRecord(now, worker, "lost"))
+        self._carry_out(now, self.engine.worker_lost(now, *lost))
 
-    def restore(self, worker: int) -> None:
-        """A fault is over; if no other keeps the worker down, it is back, empty."""
-        self._outages[worker] -= 1
-        if self._outages[worker] or self.finished:
+    def restore(self, *workers: int) -> None:
+        """A fault is over; those that no other keeps down are back, empty."""
+        joined = []
+        for worker in workers:
+            self._outages[worker] -= 1
+            if not self._outages[worker]:
+                joined.append(worker)
+        if not joined or self.finished:
             return
         now = self.env.now
-        self.faults.append(FaultRecord(now, worker, "joined"))
-        self._carry_out(now, self.engine.worker_joined(now, worker))
+        self.faults += [FaultRecord(now, worker, "joined") for worker in joined]
+        self._carry_out(now, self.engine.worker_joined(now, *joined))
 
     def slow_down(self, worker: int, factor: float) -> None:
         """From its next batch on the worker takes ``factor`` times as long, on top of what slows it already."""

@@ -76,9 +76,9 @@ class Host(Protocol):
     @property
     def finished(self) -> bool: ...
 
-    def lose(self, worker: int) -> None: ...
+    def lose(self, *workers: int) -> None: ...
 
-    def restore(self, worker: int) -> None: ...
+    def restore(self, *workers: int) -> None: ...
 
     def slow_down(self, worker: int, factor: float) -> None: ...
 
@@ -100,12 +100,10 @@ def start(fault: Crash | RandomCrashes | Slowdown, host: Host, workers: int, rng
 
 def _crash(fault: Crash, host: Host, workers: list[int]) -> Generator[Any, Any, None]:
     yield host.env.timeout(fault.at_s)
-    for worker in workers:
-        host.lose(worker)
+    host.lose(*workers)
     if fault.for_s is not None:
         yield host.env.timeout(fault.for_s)
-        for worker in workers:
-            host.restore(worker)
+        host.restore(*workers)
 
 
 def _random(fault: RandomCrashes, host: Host, worker: int, rng: np.random.Generator) -> Generator[Any, Any, None]:
