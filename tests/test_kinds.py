@@ -42,6 +42,16 @@ def mixed(*speeds: float, workers: int = 1) -> tuple[Kind, ...]:
     return tuple(Kind(f"k{i}", workers, at_speed(PROFILE, speed)) for i, speed in enumerate(speeds))
 
 
+def with_tails(cells: dict[str, dict[int, tuple[float, float]]]) -> Profile:
+    """The profile with latencies of these means and 99th percentiles."""
+    plain = make_profile({name: {b: mean_s for b, (mean_s, _) in row.items()} for name, row in cells.items()})
+    tables = {name: plain.table(name) for name in plain.tables}
+    latency = tables["latency"]
+    latency["p50_s"] = latency["p90_s"] = latency["mean_s"]
+    latency["p99_s"] = [cells[v][b][1] for v, b in zip(latency["variant"], latency["batch_size"], strict=True)]
+    return Profile.from_tables(plain.manifest, tables)
+
+
 # -- what is known of them ---------------------------------------------------------------------------------
 
 
@@ -140,6 +150,18 @@ def test_a_slow_worker_leaves_what_only_a_fast_one_can_still_do() -> None:
         ("batch_done", 7.5, 1, [Run(1, BIG, (2,))]),
     )
     assert list(engine.queues[BIG]) == [3]
+
+
+def test_nothing_is_left_for_a_kind_that_is_idle() -> None:
+    """A kind of a lower mean and a heavier tail: too late for the SLO there, but not on the plain one."""
+    tails = {v.name: {1: (3.0, 30.0)} for v in PROFILE.variants}
+    engine = seat((Kind("jittery", 1, with_tails(tails)), Kind("plain", 1, PROFILE)), [(BIG,)] * 2, slo_s=10.0)
+    play(
+        engine,
+        ("arrive", 0.0, 0, [Run(1, BIG, (0,))]),
+        ("arrive", 1.0, 1, []),
+        ("batch_done", 4.0, 1, [Run(1, BIG, (1,))]),
+    )
 
 
 def test_what_no_kind_can_do_is_dropped_by_any() -> None:

@@ -256,9 +256,10 @@ class Floor:
             for variant in range(len(self._catalog.variants))
         ]
         if len(kinds) > 1:
-            # Whoever is first here gets work first.
+            # Whoever is first here gets work first. By the measure that rows are left for a faster kind by: with
+            # another one, a row could be left for a kind that was passed over and stays idle.
             for v, pools in enumerate(self.pools_of):
-                self.pools_of[v] = tuple(sorted(pools, key=lambda pool, v=v: pool.timings.mean_s[v][1]))  # type: ignore[misc]
+                self.pools_of[v] = tuple(sorted(pools, key=lambda pool, v=v: pool.timings.p99_s[v][1]))  # type: ignore[misc]
                 self._least_s[v] = min((pool.timings.p99_s[v][1] for pool in pools), default=float("inf"))
 
     def _record(self, now: float, plan: Plan) -> None:
