@@ -188,11 +188,18 @@ def test_quality_is_a_mean_over_seeds_and_ratios_follow_from_it() -> None:
 
 def test_similarity_is_the_nearest_neighbours() -> None:
     manifest, tables = parts(ladder())
-    rows = [("p1", "p2", 0.7), ("p1", "p3", 0.9), ("p0", None, 0.4)]
+    rest = [(f"p{i}", None, 0.5) for i in range(2, len(tables["prompts"]))]
+    rows = [("p1", "p2", 0.7), ("p1", "p3", 0.9), ("p0", None, 0.4), *rest]
     tables["similarity"] = pd.DataFrame(rows, columns=["prompt", "neighbour", "similarity"])
     similarity = Profile.from_tables(manifest, tables).similarity()
     assert similarity is not None
-    np.testing.assert_allclose(similarity[:3], [0.4, 0.9, np.nan])
+    np.testing.assert_allclose(similarity[:3], [0.4, 0.9, 0.5])
+    # A prompt without a neighbour is no hit, and no miss either.
+    tables["similarity"] = tables["similarity"].iloc[:-2]
+    with pytest.raises(
+        InputError, match=r"profile 'test': table similarity has no row for prompt 'p18' and 1 more"
+    ):
+        Profile.from_tables(manifest, tables).similarity()
 
 
 def test_splits_and_texts_are_by_position() -> None:

@@ -373,10 +373,20 @@ class Profile:
             return None
         rows = self._tables["similarity"]
         nearest = rows.groupby("prompt")["similarity"].max().reindex(list(self.prompts))
+        without = nearest.index[nearest.isna()]
+        if len(without):
+            more = f" and {len(without) - 1} more" if len(without) > 1 else ""
+            raise InputError(
+                f"table similarity has no row for prompt {without[0]!r}{more}", where=f"profile {self.name!r}"
+            )
         return _frozen(nearest.to_numpy(dtype=np.float64, copy=True))
 
     def similarity(self) -> Floats | None:
-        """float64[P]: similarity of each prompt's nearest neighbour in a warm cache; None where unknown."""
+        """float64[P]: similarity of each prompt's nearest neighbour in a warm cache; None without such a table.
+
+        Raises:
+            InputError: The table has some prompts only.
+        """
         return self._similarity
 
 
