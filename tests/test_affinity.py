@@ -22,6 +22,13 @@ def test_a_text_of_a_test_prompt_is_predicted_as_the_prompt_was() -> None:
         np.testing.assert_allclose(predictor.predicted[stand_in], predictor.predicted[index], atol=1e-12)
 
 
+def test_no_prompt_that_was_learnt_from_stands_in() -> None:
+    profile = ladder()
+    predictor = affinity.from_text(profile)
+    texts = [f"{word} {word} number {i}" for i, word in enumerate(["a", "prompt", "fox", "of", "7", "19"] * 5)]
+    assert not profile.is_train[predictor.stand_ins([*texts, *profile.prompt_texts])].any()
+
+
 def test_the_perfect_predictor_reads_no_texts() -> None:
     with pytest.raises(InputError, match="predictor: text"):
         affinity.perfect(ladder()).stand_in("a fox")

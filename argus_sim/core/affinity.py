@@ -48,7 +48,7 @@ class QualityPredictor:
 
     def stand_ins(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
         """int64[n]: the prompts of the profile whose predicted quality is nearest to that of texts it does not
-        know.
+        know, among those that nothing was learnt from (where there are any).
 
         A policy knows prompts by their position in the profile, and all it may know of one is its predicted
         quality: so a prompt with (nearly) the same prediction is treated in (nearly) the same way, tables keep
@@ -58,10 +58,11 @@ class QualityPredictor:
         if self.of_texts is None:
             raise InputError("this predictor knows the profile's prompts only; serve with predictor: text")
         predicted = self.of_texts(texts)
-        nearest = np.empty(len(texts), dtype=np.int64)
-        for i, row in enumerate(predicted):
-            nearest[i] = np.argmin(((self.predicted - row) ** 2).sum(axis=1))
-        return nearest
+        held_out = np.setdiff1d(np.arange(len(self.predicted)), self.train)
+        among = held_out if len(held_out) else self.train
+        candidates = self.predicted[among]
+        nearest = [np.argmin(((candidates - row) ** 2).sum(axis=1)) for row in predicted]
+        return np.asarray(among[nearest], dtype=np.int64)
 
     def affinity(self, ladder: Sequence[VariantId], tolerance: float) -> npt.NDArray[np.int64]:
         """int64[P]: the most approximate level of a ladder predicted within ``tolerance`` of the ladder's best.
