@@ -44,6 +44,15 @@ def test_a_jump_is_noticed_within_two_looks_and_believed() -> None:
     assert demand.forecast_per_s() == pytest.approx(10.0, rel=0.02)
 
 
+def test_a_look_out_of_turn_does_not_make_a_rate_of_an_instant() -> None:
+    """A worker fails 0.2 s after a look, and six came in between: 26 in 5.2 s, no 30 per second."""
+    arrival_s = np.concatenate([np.arange(0.5, 30.0), np.linspace(30.1, 34.9, 20), np.full(6, 35.1)])
+    demand = Demand(EwmaForecast().build())
+    jumped = [now for now in (5, 10, 15, 20, 25, 30, 35, 35.2) if demand.look(view(arrival_s, now))]
+    assert jumped == [35.2]
+    assert demand.forecast_per_s() == pytest.approx(26 / 5.2)
+
+
 @pytest.mark.parametrize("clump", [1, 4])
 def test_dispersion_is_the_variance_over_the_mean_of_counts(clump: int) -> None:
     """The forecast has an error of its own, of some tenths."""

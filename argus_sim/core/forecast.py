@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from typing import Annotated, Literal, Protocol
@@ -115,13 +116,21 @@ class Demand:
         mean = expected_per_s * (now - first_s)
         jumped = abs(arrived - first - mean) > self.SIGMAS * math.sqrt(max(mean, 1.0))
         if jumped and last_s > 0.0:
-            self._forecaster.jump_to((arrived - last) / (now - last_s))
+            since_s, since = self._full_look_ago(now)
+            self._forecaster.jump_to((arrived - since) / (now - since_s))
             # What was before the jump says nothing about what is after it.
             self._seen.clear()
-            self._seen.extend([(last_s, last), (now, arrived)])
+            self._seen.extend([(since_s, since), (now, arrived)])
             return True
         self._forecaster.observe((arrived - last) / (now - last_s), now - last_s)
         return False
+
+    def _full_look_ago(self, now: float) -> tuple[float, int]:
+        """The last look that is as long ago as looks are apart: one out of turn, when a worker comes or goes, may
+        follow another at once, and then says next to nothing of a rate."""
+        times_s = [at_s for at_s, _ in self._seen]
+        apart_s = max(later - sooner for sooner, later in itertools.pairwise(times_s))
+        return next(look for look in reversed(self._seen) if now - look[0] >= apart_s * (1.0 - 1e-9))
 
     def _compare(self, now: float, arrived: int) -> None:
         """What came in the last ``WINDOW_S``, beside what was forecast before it."""
