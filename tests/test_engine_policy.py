@@ -124,6 +124,8 @@ def test_the_view_of_placement_and_load() -> None:
     assert (view.idle(BIG), view.idle(AC10), view.in_service(), view.arrived) == (0, 0, 1, 1)
     assert view.recent_prompts(5).tolist() == [0]
     assert view.deadline_s(0) == 1000.0
+    with pytest.raises(IndexError, match=f"row {view.arrived} has not arrived"):
+        view.deadline_s(view.arrived)  # less the SLO it would tell when the next one comes
 
 
 def test_everything_a_policy_shipped_says_can_be_done() -> None:

@@ -106,7 +106,9 @@ class ClusterView:
         return self._engine.arrived
 
     def deadline_s(self, row: int) -> float:
-        """The deadline of a request."""
+        """The deadline of a request that has arrived; of one that has not, nothing may be known."""
+        if row >= self._engine.arrived:
+            raise IndexError(f"row {row} has not arrived; {self._engine.arrived} have")
         return self._engine.requests.deadline_s[row]
 
     def recent_prompts(self, count: int) -> npt.NDArray[np.int32]:
