@@ -16,7 +16,7 @@ from argus_sim.core.catalog import Catalog
 from argus_sim.core.commands import RunBatch
 from argus_sim.core.engine import Engine
 from argus_sim.core.floor import PolicyError
-from argus_sim.domain import Request
+from argus_sim.domain import BatchResult, Request
 from argus_sim.errors import InputError
 from argus_sim.policies.base import Plan, Refuse, Route
 from argus_sim.policies.diffserve import Cascade, choose_light, solve_cascade
@@ -101,6 +101,22 @@ def test_a_lost_second_image_is_made_again_by_whoever_still_serves_its_variant(p
     columns = engine.log.columns(np.array([1e9]))
     assert (columns["variant"].tolist(), columns["finish_s"].tolist()) == ([HEAVY], [6.0])
     assert [engine.log.reasons[r] for r in columns["reason"]] == ["again"]
+
+
+def test_a_cascade_hears_of_the_batch_that_ran(profile: Profile) -> None:
+    """With its size, however many of its images passed."""
+    heard: list[BatchResult] = []
+
+    class Listens(Twice):
+        def observe(self, result: BatchResult) -> None:
+            heard.append(result)
+
+    engine = engine_of(profile, 3, Listens)
+    for row in range(3):
+        engine.arrive(0.0, row)
+    engine.batch_done(1.0, 0, [0.9])
+    engine.batch_done(2.5, 0, [0.2, 0.5])
+    assert [(result.variant, result.size) for result in heard] == [(LIGHT, 1), (LIGHT, 2)]
 
 
 def test_a_cascade_needs_confidences(profile: Profile) -> None:

@@ -199,7 +199,8 @@ class Engine:
         if not rows:
             return NOTHING
         started_s = worker.started_s
-        ran = (batch.variant * WORKERS + index) * SIZES + len(rows)
+        size = len(rows)
+        ran = (batch.variant * WORKERS + index) * SIZES + size
         passed_on = NOTHING
         if self.judges:
             rows, passed_on = self._judge(now, worker, ran, confidence)
@@ -212,7 +213,7 @@ class Engine:
         if self._observe is not None:
             deadline_s = self.requests.deadline_s
             late = sum(deadline_s[row] < now for row in rows)
-            self._observe(BatchResult(index, batch.variant, len(rows), now - started_s, late))
+            self._observe(BatchResult(index, batch.variant, size, now - started_s, late))
         pool = worker.pool
         if pool is None:
             return [*passed_on, *self.floor.settle(now, worker)]
