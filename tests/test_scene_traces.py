@@ -74,6 +74,14 @@ def test_superposed_traces_may_be_rescaled_one_by_one_and_as_a_whole(tmp_path: P
     assert {"trace bursty", "trace twice"} <= set(make_lock(made)["inputs"])
 
 
+def test_each_superposed_trace_says_which_stream_it_was_drawn_from(tmp_path: Path) -> None:
+    part = {"generate": {"kind": "poisson", "rate_per_min": 60, "duration_s": 600}}
+    parts = [{"name": name, **part} for name in "ab"]
+    made = scene(tmp_path, traces=[{"name": "both", "superpose": parts}])
+    one, other = made.trace(made.experiment.traces[0], 1).provenance
+    assert one != other
+
+
 @pytest.mark.parametrize("source", [{}, {"file": "bursty", "superpose": ["diurnal"]}])
 def test_a_trace_has_one_source(tmp_path: Path, source: dict[str, object]) -> None:
     with pytest.raises(InputError, match="needs one of file, generate and superpose"):

@@ -75,7 +75,8 @@ class Scene:
     def _trace(self, config: TraceConfig, rng: np.random.Generator) -> Trace:
         where = f"experiment {self.experiment.name!r}: trace {config.name!r}"
         if config.superpose:
-            first, *others = (self._trace(part, rng) for part in config.superpose)
+            streams = rng.spawn(len(config.superpose))  # else the parts' provenances would name the same one
+            first, *others = map(self._trace, config.superpose, streams)
             trace = replace(first.superpose(*others), name=config.name)
         elif config.generate is not None:
             trace = generate(config.generate, rng, name=config.name)
