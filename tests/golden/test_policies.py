@@ -179,6 +179,7 @@ def test_argus_serves_in_full_on_a_cache_miss(profile: Profile) -> None:
 def test_proteus_waits_until_the_first_request_could_just_make_the_larger_batch(profile: Profile) -> None:
     engine = seat(profile, "proteus")
     base = engine.catalog.base
+    engine.arrived = 2
     engine.view.now_s = 0.0
     answer = engine.policy.batch([0], base, 0, engine.view)
     assert answer == Wait(SLO_S - engine.catalog.p99_s[base][2])
