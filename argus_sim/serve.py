@@ -241,14 +241,15 @@ def machines(scene: Scene, wanted: PipelinesConfig, zoo: LiveZoo) -> Machines:
                 where="--ray-address",
             )
         return ThisMachine(zoo, wanted.patience)
-    from argus_sim.live import ray_actors
+    from argus_sim.live.ray_actors import RayConfig
+    from argus_sim.live.ray_cluster import RayMachines, import_ray
 
     on_gpus = zoo.device != "cpu"
     cpus = cluster.cpus_per_worker or (1.0 if on_gpus else float(zoo.threads))
-    config = ray_actors.RayConfig(wanted.ray_address or cluster.address, cpus, int(on_gpus))
-    ray_actors.import_ray(config.address)
+    config = RayConfig(wanted.ray_address or cluster.address, cpus, int(on_gpus))
+    import_ray(config.address)
     # Ray shows a worker no GPU but its own.
-    return ray_actors.RayMachines(config, prepare, (zoo, 0), wanted.patience)
+    return RayMachines(config, prepare, (zoo, 0), wanted.patience)
 
 
 def _as_simulated(settings: CacheConfig | FillingCacheConfig, where: str) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from argus_sim.experiment.scene import Scene
 from argus_sim.live.clock import Clock
 from argus_sim.live.executor import Executor
 from argus_sim.live.processes import Patience
-from argus_sim.live.ray_actors import RayConfig, RayMachines, import_ray
+from argus_sim.live.ray_actors import RayConfig
+from argus_sim.live.ray_cluster import RayMachines, import_ray
 from argus_sim.live.workers import DiffusersWorkers
 from argus_sim.live.zoo import Recipe
 from argus_sim.serve import choose_policy, fresh_engine

@@ -16,7 +16,7 @@ from argus_sim.experiment.scene import Scene
 from argus_sim.experiment.simulate import simulate
 from argus_sim.live.freight import pack, unpack
 from argus_sim.live.painter import Carried, Load, Paint, Painted, Wish
-from argus_sim.live.ray_actors import import_ray
+from argus_sim.live.ray_cluster import import_ray
 from argus_sim.serve import PipelinesConfig, choose_policy, machines
 from tests.live.make_processes import empty_zoo
 from tests.make_experiment import write_experiment

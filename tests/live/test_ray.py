@@ -23,7 +23,8 @@ httpx = pytest.importorskip("httpx", reason="needs the test extra: httpx")
 from argus_sim.errors import InputError  # noqa: E402
 from argus_sim.live.executor import Executor  # noqa: E402
 from argus_sim.live.processes import Patience  # noqa: E402
-from argus_sim.live.ray_actors import RayConfig, RayMachines  # noqa: E402
+from argus_sim.live.ray_actors import RayConfig  # noqa: E402
+from argus_sim.live.ray_cluster import RayMachines  # noqa: E402
 from argus_sim.live.seams import Rejected, Served  # noqa: E402
 from tests.live.make_processes import NEVER_READY, Diary, echo, is_gone, until  # noqa: E402
 from tests.live.make_ray import QUICK, make_scene, ray_cluster, working  # noqa: E402
