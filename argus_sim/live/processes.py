@@ -15,6 +15,7 @@ import pickle
 import signal
 import socket
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -33,7 +34,9 @@ class Patience:
     Attributes:
         beat_s: Time between two heartbeats.
         silent_beats: This many missed ones in a row, and it counts as dead.
-        start_s: Time to get ready (libraries are imported), silent or not.
+        start_s: Time to get ready (libraries are imported), silent or not; and to load a model.
+        answer_s: Time to answer, however alive it is.
+        slowness: An answer may also take so many times as long as it usually does.
         wait_s, longest_wait_s: Before it is started again: doubled each time, until it has done some work.
         stop_s: Time to end by itself, in the end.
     """
@@ -41,9 +44,15 @@ class Patience:
     beat_s: float = 1.0
     silent_beats: int = 15
     start_s: float = 300.0
+    answer_s: float = 120.0
+    slowness: float = 20.0
     wait_s: float = 1.0
     longest_wait_s: float = 60.0
     stop_s: float = 2.0
+
+    def for_answer_s(self, usual_s: float) -> float:
+        """How long an answer may take that usually takes so long."""
+        return max(self.answer_s, self.slowness * usual_s)
 
 
 class Owner(Protocol):
@@ -77,13 +86,16 @@ class Kept(ABC):
         owner: Owner,
         patience: Patience,
     ) -> None:
-        self.name = name
+        self.name, self.patience = name, patience
         self._prepare, self._args = prepare, args
-        self._owner, self._patience = owner, patience
+        self._owner = owner
         self._failed: Failed | None = None
         self._failures = 0
         self._is_up = False
         self._keeper: asyncio.Task[None] | None = None
+        #: How long each answer that is to come may take, and how long the next one has taken.
+        self._limits_s: deque[float] = deque()
+        self._waited_s = 0.0
 
     @property
     def is_up(self) -> bool:
@@ -104,9 +116,22 @@ class Kept(ABC):
         self._keeper = asyncio.create_task(self._keep(ready))
         await ready
 
+    def send(self, message: Any, *, answer_s: float | None = None) -> None:
+        """Say something to it; lost if it is not up, or goes before it hears it: :meth:`Owner.on_down` tells.
+
+        Args:
+            answer_s: It has so long to answer, from when it has answered what was said before; after that it
+                counts as dead, though its heart may beat. None for what is not answered.
+        """
+        if not self._is_up:
+            return
+        if answer_s is not None:
+            self._limits_s.append(answer_s)
+        self._post(message)
+
     @abstractmethod
-    def send(self, message: Any) -> None:
-        """Say something to it; lost if it is not up, or goes before it hears it: :meth:`Owner.on_down` tells."""
+    def _post(self, message: Any) -> None:
+        """Give it a message; it is up."""
 
     def has_worked(self) -> None:
         """It did what it is for: the next failure is a first one."""
@@ -143,8 +168,8 @@ class Kept(ABC):
                 self._owner.on_down(why)
             else:
                 _log.warning("start failed", extra={"fields": {"process": self.name, "why": why}})
-            wait_s = self._patience.wait_s * 2.0 ** min(self._failures - 1, 30)
-            await asyncio.sleep(min(wait_s, self._patience.longest_wait_s))
+            wait_s = self.patience.wait_s * 2.0 ** min(self._failures - 1, 30)
+            await asyncio.sleep(min(wait_s, self.patience.longest_wait_s))
 
     @abstractmethod
     async def _live(self, ready: asyncio.Future[None]) -> str:
@@ -153,10 +178,25 @@ class Kept(ABC):
     def _set_up(self, ready: asyncio.Future[None]) -> None:
         """It is ready for messages, the first time or again."""
         self._is_up = True
+        self._limits_s.clear()
+        self._waited_s = 0.0
         if ready.done():
             self._owner.on_up()
         else:
             ready.set_result(None)
+
+    def _hear(self, answer: Any) -> None:
+        if self._limits_s:
+            self._limits_s.popleft()
+            self._waited_s = 0.0
+        self._owner.on_message(answer)
+
+    def _overdue(self, seconds: float) -> str:
+        """So many seconds have passed; why it counts as dead, or "" while its answer may still come."""
+        if not (self._is_up and self._limits_s):
+            return ""
+        self._waited_s += seconds
+        return f"no answer for {self._waited_s:g} s" if self._waited_s > self._limits_s[0] else ""
 
 
 class Supervised(Kept):
@@ -170,13 +210,13 @@ class Supervised(Kept):
     def pid(self) -> int | None:
         return None if self._process is None else self._process.pid
 
-    def send(self, message: Any) -> None:
-        if self._is_up and self._writer is not None:
+    def _post(self, message: Any) -> None:
+        if self._writer is not None:
             self._writer.write(encode(message))
 
     async def _live(self, ready: asyncio.Future[None]) -> str:
         ours, theirs = socket.socketpair()
-        args = (theirs, self._prepare, self._args, self._patience.beat_s)
+        args = (theirs, self._prepare, self._args, self.patience.beat_s)
         process = _spawn.Process(target=run_process, args=args, name=self.name, daemon=True)
         with _signals_held_back():
             process.start()
@@ -222,23 +262,25 @@ class Supervised(Kept):
                     case Ready():
                         self._set_up(ready)
                     case _:
-                        self._owner.on_message(message)
+                        self._hear(message)
 
     async def _watch(self) -> str:
-        """Returns when it has been silent for too long, in its own rounds: a host that slept blames nobody."""
-        patience, seconds = self._patience, 0.0
+        """Returns when it has been silent or busy for too long, in rounds: a host that slept blames nobody."""
+        patience, seconds = self.patience, 0.0
         while True:
             await asyncio.sleep(patience.beat_s)
             seconds += patience.beat_s
             self._silent_beats += 1
             if self._is_up and self._silent_beats > patience.silent_beats:
                 return f"no heartbeat for {self._silent_beats * patience.beat_s:g} s"
+            if overdue := self._overdue(patience.beat_s):
+                return overdue
             if not self._is_up and seconds > patience.start_s:
                 return f"not ready after {patience.start_s:g} s"
 
     async def _end(self, given_up: str) -> str:
         process = self._process
-        await asyncio.to_thread(process.join, self._patience.stop_s)
+        await asyncio.to_thread(process.join, self.patience.stop_s)
         if given_up:
             return given_up
         if self._failed is not None:
@@ -250,7 +292,7 @@ class Supervised(Kept):
         return f"its process ended with status {code}"
 
     async def _bury(self, process: Any) -> None:
-        await asyncio.to_thread(process.join, self._patience.stop_s)
+        await asyncio.to_thread(process.join, self.patience.stop_s)
         if process.is_alive():
             process.kill()
             await asyncio.to_thread(process.join)

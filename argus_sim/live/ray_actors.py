@@ -113,9 +113,8 @@ class RayWorker(Kept):
     def pid(self) -> int | None:
         return None if self._place is None else self._place.pid
 
-    def send(self, message: Any) -> None:
-        if self._is_up:
-            self._messages.put_nowait(message)
+    def _post(self, message: Any) -> None:
+        self._messages.put_nowait(message)
 
     async def stop(self) -> None:
         await super().stop()
@@ -134,7 +133,7 @@ class RayWorker(Kept):
     async def _live(self, ready: asyncio.Future[None]) -> str:
         self._failed, self._messages = None, asyncio.Queue()
         try:
-            self._place = await self._arrive(None if ready.done() else self._patience.start_s)
+            self._place = await self._arrive(None if ready.done() else self.patience.start_s)
             if self._place is None:
                 return await asyncio.to_thread(self._no_room)
             why = await self._get_ready(self._place)
@@ -153,10 +152,10 @@ class RayWorker(Kept):
         if place.version != _version():
             return f"argus-sim is {place.version} on its machine, and {_version()} here"
         try:
-            async with asyncio.timeout(self._patience.start_s):
+            async with asyncio.timeout(self.patience.start_s):
                 self._failed = await self._actor.prepare.remote(self._prepare, self._args)
         except TimeoutError:
-            return f"not ready after {self._patience.start_s:g} s"
+            return f"not ready after {self.patience.start_s:g} s"
         return "" if self._failed is None else self._failed.reason
 
     async def _arrive(self, timeout_s: float | None) -> Place | None:
@@ -208,18 +207,21 @@ class RayWorker(Kept):
                 self._failed = answer
                 return answer.reason
             if answer is not None:
-                self._owner.on_message(answer)
+                self._hear(answer)
 
     async def _watch(self) -> str:
-        """Returns when it has been silent for too long, in rounds: a host that slept blames nobody."""
-        patience = self._patience
+        """Returns when it has been silent or busy for too long, in rounds: a host that slept blames nobody."""
+        patience, loop = self.patience, asyncio.get_running_loop()
         while True:
             beat = self._actor.beat.options(concurrency_group="beside").remote(patience.beat_s).as_future()
             silent_beats = 0
             try:
                 while not beat.done():
+                    before_s = loop.time()
                     await asyncio.wait({beat}, timeout=patience.beat_s)
                     silent_beats += 1
+                    if overdue := self._overdue(min(loop.time() - before_s, patience.beat_s)):
+                        return overdue
                     if silent_beats > patience.silent_beats:
                         return f"no heartbeat for {silent_beats * patience.beat_s:g} s"
                 beat.result()
@@ -244,7 +246,7 @@ class RayWorker(Kept):
         parts = [f"{there.get(kind, 0.0):g} {kind}s" for kind in ("CPU", "GPU")]
         wanted = [f"{self._config.cpus:g} CPUs"] + [f"{self._config.gpus} GPU"] * bool(self._config.gpus)
         return (
-            f"Ray has found no room for it after {self._patience.start_s:g} s: it needs {' and '.join(wanted)}, "
+            f"Ray has found no room for it after {self.patience.start_s:g} s: it needs {' and '.join(wanted)}, "
             f"the cluster has {' and '.join(parts)} in all"
         )
 

@@ -53,8 +53,8 @@ class ThisMachine:
 class DiffusersWorkers:
     """Processes that run the zoo's pipelines.
 
-    One that dies, hangs or runs out of memory is lost to the engine, which tries its batch once more elsewhere.
-    It is started again, and joins again as soon as it can.
+    One that dies, hangs, takes far too long or runs out of memory is lost to the engine, which tries its batch
+    once more elsewhere. It is started again, and joins again as soon as it can.
 
     Args:
         zoo: What they run.
@@ -81,7 +81,7 @@ class DiffusersWorkers:
                 task.cancel()
 
     def load(self, now: float, worker: int, model: str) -> None:
-        self._workers[worker].process.send(Load(model))
+        self._workers[worker].load(model)
 
     def run(self, now: float, worker: int, variant: int, jobs: Sequence[Job]) -> None:
         recipe, cache = self._zoo.recipes[variant], self._cache
@@ -94,7 +94,7 @@ class DiffusersWorkers:
             elif cache is not None and fills:
                 keep = cache.wanted(job.prompt)
             wishes.append(Wish(job.prompt, job.seed, start, keep))
-        self._workers[worker].run(Paint(variant, tuple(wishes)))
+        self._workers[worker].run(Paint(variant, tuple(wishes)), recipe.usual_s[len(jobs)])
 
     async def stop(self) -> None:
         stops = [worker.process.stop() for worker in self._workers]
@@ -105,6 +105,8 @@ class DiffusersWorkers:
 
     async def ask(self, worker: int, message: Any, answer: type[Any]) -> Any:
         """Say something to a worker that the engine is not to hear of; returns the answer, of that type.
+
+        It may take as long as a load.
 
         Raises:
             InputError: The worker went down instead.
@@ -129,19 +131,22 @@ class _Worker:
     async def start(self, model: str) -> None:
         """Bring it up, holding this model."""
         await self.process.start()
-        self.process.send(Load(model))
+        self.load(model)
         await self._first_load
 
-    def run(self, batch: Paint) -> None:
+    def load(self, model: str) -> None:
+        self.process.send(Load(model), answer_s=self.process.patience.start_s)
+
+    def run(self, batch: Paint, usual_s: float) -> None:
         self._running = batch
-        self.process.send(batch)
+        self.process.send(batch, answer_s=self.process.patience.for_answer_s(usual_s))
 
     async def ask(self, message: Any, answer: type[Any]) -> Any:
         if not self.process.is_up:
             raise InputError(f"worker {self._index} is not up")
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._asked = future, answer
-        self.process.send(message)
+        self.process.send(message, answer_s=self.process.patience.start_s)
         try:
             return await future
         finally:

@@ -6,6 +6,7 @@ Nothing heavy is imported: this is what the host knows of them. The processes th
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,12 +29,14 @@ class Recipe:
         model: Its zoo entry.
         approximation: Its name, "" for none.
         skipped: Steps that it starts after, with a stored latent.
+        usual_s: Batch size -> the longest that a batch usually takes: the profile's 99th percentile.
     """
 
     name: str
     model: str
     approximation: str
     skipped: int
+    usual_s: Mapping[int, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,4 +154,5 @@ def _recipe(profile: Profile, index: int, entries: dict[str, ZooModel], device: 
             f"{run.skipped}",
             where=where,
         )
-    return Recipe(variant.name, model, name, run.skipped)
+    usual_s = {size: profile.latency(index, size).p99_s for size in profile.batch_sizes(index)}
+    return Recipe(variant.name, model, name, run.skipped, usual_s)

@@ -47,7 +47,10 @@ def make_scene(folder: Path) -> Scene:
 async def working(scene: Scene, address: str, seconds: float = 0.05) -> AsyncIterator[Executor]:
     """An executor whose two workers, on Ray, take that long for every batch."""
     profile = scene.profile
-    recipes = tuple(Recipe(v.name, v.model, "", 0) for v in profile.variants)
+    recipes = tuple(
+        Recipe(v.name, v.model, "", 0, dict.fromkeys(profile.batch_sizes(i), 1.0))
+        for i, v in enumerate(profile.variants)
+    )
     zoo = replace(empty_zoo(), recipes=recipes)
     machines = RayMachines(RayConfig(address), paint, (seconds,), QUICK)
     engine = fresh_engine(scene, choose_policy(scene, None), 1)

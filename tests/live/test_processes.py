@@ -94,6 +94,28 @@ def test_one_that_is_killed_at_work_is_started_again_and_one_that_works_long_is_
     play(test())
 
 
+def test_one_that_never_answers_is_started_again_though_its_heart_beats() -> None:
+    """What was said before has its own time; what is not answered has none."""
+
+    async def test() -> None:
+        process, diary = await started()
+        process.send(["sleep", 0.8], answer_s=30.0)
+        process.send("nothing")
+        process.send("b", answer_s=0.5)
+        await until(lambda: len(diary.messages) == 2)
+        assert not diary.downs
+        process.send(["sleep", 60.0], answer_s=0.5)
+        await until(lambda: diary.downs)
+        assert diary.downs[0].startswith("no answer for 0.")
+        await until(lambda: diary.ups)
+        process.send(["sleep", 0.8])
+        await until(lambda: len(diary.messages) == 3)
+        assert len(diary.downs) == 1
+        await process.stop()
+
+    play(test())
+
+
 @pytest.mark.parametrize(("prepare", "args", "start_s", "message"), NEVER_READY)
 def test_one_that_never_gets_ready_says_why(
     prepare: Callable[..., Any],

@@ -68,7 +68,7 @@ async def started(
 
 
 def test_one_that_ends_is_started_again(cluster: Any, node: Any) -> None:
-    """By an error, by itself, by kill -9, or because it is silent; what is said meanwhile is not heard."""
+    """By an error, itself, kill -9, or because it is silent or never answers; what is said meanwhile is lost."""
 
     async def test() -> None:
         patience = Patience(beat_s=0.1, silent_beats=20, start_s=60.0, wait_s=0.01, longest_wait_s=0.1)
@@ -84,12 +84,13 @@ def test_one_that_ends_is_started_again(cluster: Any, node: Any) -> None:
                     ("exit", "its process ended"),
                     (["sleep", 60.0], "its process ended"),
                     ("stop yourself", "no heartbeat for"),
+                    (["sleep", 61.0], "no answer for"),
                 ],
                 1,
             ):
                 first = process.pid
-                process.send(message)
-                if isinstance(message, list):
+                process.send(message, answer_s=1.0 if message == ["sleep", 61.0] else None)
+                if message == ["sleep", 60.0]:
                     os.kill(first, signal.SIGKILL)
                 await until(lambda count=count: len(diary.downs) == count)
                 assert diary.downs[-1].startswith(why), diary.downs[-1]
@@ -101,7 +102,7 @@ def test_one_that_ends_is_started_again(cluster: Any, node: Any) -> None:
                 process.send(["again", count])
                 await until(lambda count=count: ["again", count] in diary.messages)
             assert "into the void" not in diary.messages
-            assert (len(diary.downs), diary.ups) == (4, 4)
+            assert (len(diary.downs), diary.ups) == (5, 5)
             last = process.pid
         await until(lambda: is_gone(last))
 
