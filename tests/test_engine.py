@@ -6,7 +6,7 @@ import numpy as np
 
 from argus_sim.core.batching import DropRule
 from argus_sim.core.commands import LookUpCache, Reject, RunBatch, WakeUp
-from argus_sim.core.engine import DROPPED
+from argus_sim.core.engine import DROPPED, WITHDRAWN
 from argus_sim.domain import BatchResult
 from argus_sim.policies.base import AskCache, Decision, Refuse, Route
 from tests.make_engine import NEVER
@@ -94,6 +94,24 @@ def test_a_batch_that_fills_up_does_not_wait() -> None:
         ("woken", 10.0, [Run(0, BIG, (2,))]),
         ("woken", 11.0, []),
     )
+
+
+def test_what_waits_can_be_withdrawn_and_what_runs_cannot() -> None:
+    engine, _ = make([(BIG,)], always(BIG))
+    play(
+        engine,
+        ("arrive", 0.0, 0, [Run(0, BIG, (0,))]),
+        ("arrive", 1.0, 1, []),
+        ("arrive", 2.0, 2, []),
+        ("withdraw", 3.0, 0, []),
+        ("withdraw", 3.0, 1, [Reject(1, WITHDRAWN)]),
+        ("withdraw", 3.0, 1, []),
+        ("batch_done", 4.0, 0, [Run(0, BIG, (2,))]),
+        ("withdraw", 5.0, 0, []),
+        ("batch_done", 8.0, 0, []),
+    )
+    assert outcomes(engine)[:3] == ["ON_TIME", "REJECTED", "ON_TIME"]
+    assert engine.is_idle()
 
 
 def test_a_refusal() -> None:

@@ -32,6 +32,7 @@ _new = tuple.__new__
 DROPPED = "dropped: could not finish by its deadline"
 FAILED_TWICE = "lost: its worker failed twice"
 NO_WORKER = "lost: no worker is up"
+WITHDRAWN = "withdrawn: its client left"
 
 
 class Engine:
@@ -328,6 +329,14 @@ class Engine:
             return self._replan(now)
         return NOTHING
 
+    def withdraw(self, now: float, row: int) -> Sequence[Command]:
+        """Nobody wants the image any more (live host): a request that waits is over, one that runs goes on."""
+        for queue in self.queues:
+            if row in queue:
+                queue.remove(row)
+                return self._refuse(now, row, WITHDRAWN)
+        return NOTHING
+
     def woken(self, now: float) -> Sequence[Command]:
         """The time of a ``WakeUp`` has come."""
         commands = self.cascade.due(now, self.queues) if len(self.cascade.gallery) else NOTHING
@@ -386,12 +395,7 @@ class Engine:
     def _decided_specially(self, now: float, row: int, variant: VariantId) -> Sequence[Command]:
         """A refusal, a question to the cache, or a variant that needs the cache's answer first."""
         if variant == REFUSED:
-            kept = self.cascade.instead(now, row)
-            if kept is not None:
-                return [kept]
-            reason = self.log.reasons[self._reason[row]]
-            self.log.rejected(row, reason)
-            return [Reject(row, reason)]
+            return self._refuse(now, row, self.log.reasons[self._reason[row]])
         self._asked[row] = variant
         return [LookUpCache(row)]
 
@@ -412,12 +416,14 @@ class Engine:
         return self._lose(now, row, NO_WORKER)
 
     def _drop(self, row: int) -> None:
-        kept = self.cascade.instead(self.floor.now_s, row)
+        self._rejects += self._refuse(self.floor.now_s, row, DROPPED)
+
+    def _refuse(self, now: float, row: int, reason: str) -> Sequence[Command]:
+        kept = self.cascade.instead(now, row)
         if kept is not None:
-            self._rejects.append(kept)
-            return
-        self.log.rejected(row, DROPPED)
-        self._rejects.append(Reject(row, DROPPED))
+            return [kept]
+        self.log.rejected(row, reason)
+        return [Reject(row, reason)]
 
     def _lose(self, now: float, row: int, reason: str) -> Sequence[Command]:
         kept = self.cascade.instead(now, row)

@@ -62,6 +62,12 @@ class OutcomeLog:
         self.ran[row] = LOST
         self.reason[row] = self.code(reason)
 
+    def spoilt(self, row: int, reason: str) -> None:
+        """What was served cannot be used (live host): its run was an attempt, and the request is lost."""
+        self.attempted((row,), self.start_s[row], self.finish_s[row], self.ran[row], lost=True)
+        self.start_s[row] = self.finish_s[row] = math.nan
+        self.lost(row, reason)
+
     def attempted(self, rows: Iterable[int], start_s: float, finish_s: float, ran: int, *, lost: bool) -> None:
         """These requests ran, and it was not their end: their worker was lost, or they run once more."""
         row_column, start_column, finish_column, ran_column, reason_column, lost_column = self._again

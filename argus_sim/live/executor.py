@@ -22,6 +22,8 @@ from argus_sim.live.seams import Cache, EmptyCache, Job, Listener, Rejected, Ser
 from argus_sim.live.transcript import plain_commands, plain_hit
 from argus_sim.record import FaultRecord, LoadRecord
 
+SPOILT = "lost: its image came out spoilt"
+
 
 class Executor:
     """Owns the engine.
@@ -75,6 +77,8 @@ class Executor:
         self._timer: asyncio.TimerHandle | None = None
         self._now_s = 0.0
         self._has_stopped = False
+        #: Losses and returns of workers before all of them were there; None since then.
+        self._news: list[Callable[[], None]] | None = []
         #: Per worker: the load under way, as an index into ``loads``.
         self._loading: dict[int, int] = {}
 
@@ -91,11 +95,18 @@ class Executor:
     async def start(self) -> None:
         """Bring the workers up with the models of the policy's first plan; then time begins."""
         self.failure = asyncio.get_running_loop().create_future()
+        if self._transcript is not None:
+            self._transcript.truncate(
+                0
+            )  # only now: an earlier one stays where the server has no port to listen on
         commands = self._tell("start")
         models = self.engine.catalog.models
         held = [models[w.model] for w in self.engine.workers if w.model is not None]
         await self._workers.start(self, held)
         self._carry_out(0.0, commands)
+        news, self._news = self._news or [], None
+        for tell in news:
+            tell()
         tick_s = self.engine.policy.tick_s
         if tick_s is not None:
             self._tick_every(tick_s, tick_s)
@@ -138,7 +149,7 @@ class Executor:
             due_s: It arrives at this time of the clock instead, if that is still to come.
 
         Returns:
-            A future of the image; its exception is :class:`Rejected`.
+            A future of the image; its exception is :class:`Rejected`. Cancel it where nobody wants it any more.
         """
         self.begin(due_s or 0.0)
         now = self._advance()
@@ -158,7 +169,7 @@ class Executor:
             return
         row = self.engine.admit(now, now + self.slo_s, prompt)
         self._note({"admit": [now, now + self.slo_s, prompt]})
-        future.add_done_callback(lambda _: self._open.pop(row, None))
+        future.add_done_callback(lambda future: self._close(row, future))
         self._jobs[row] = Job(row, text, self._seed + row if seed is None else seed)
         self._open[row] = future
         if self._dispatch_s:
@@ -166,10 +177,16 @@ class Executor:
         else:
             self._happen("arrive", now, row)
 
+    def _close(self, row: int, future: asyncio.Future[Served]) -> None:
+        """It has been answered, or cancelled: then its image need not be made, unless it is under way."""
+        self._open.pop(row, None)
+        if future.cancelled() and row in self._jobs:
+            self._happen("withdraw", self._advance(), row)
+
     # -- what workers and the cache report ------------------------------------------------------------------
 
-    def batch_done(self, now: float, worker: int, images: Sequence[bytes]) -> None:
-        """The batch of a worker ended at ``now``; an image for each of its rows."""
+    def batch_done(self, now: float, worker: int, images: Sequence[bytes | None]) -> None:
+        """The batch of a worker ended at ``now``; for each of its rows an image, None for one that is spoilt."""
         state = self.engine.workers[worker]
         rows, variant, started_s = tuple(state.batch.rows), state.batch.variant, state.started_s
         if not rows:
@@ -179,6 +196,10 @@ class Executor:
         self._happen("batch_done", now, worker)
         self._listener.batch(variant, len(rows), now - started_s)
         for row, image in zip(rows, images, strict=True):
+            if image is None:
+                self.engine.log.spoilt(row, SPOILT)
+                self._answer(row, Rejected(SPOILT, lost=True))
+                continue
             arrival_s, on_time = requests.arrival_s[row], now <= requests.deadline_s[row]
             self._answer(row, Served(image, name, worker, len(rows), arrival_s, started_s, now, on_time))
 
@@ -191,13 +212,18 @@ class Executor:
         self._happen("model_loaded", now, worker)
 
     def worker_lost(self, now: float, worker: int, why: str) -> None:
-        if not self.engine.workers[worker].down:
+        if self._news is not None:  # what follows from it may be for workers that are not there yet
+            self._news.append(lambda: self.worker_lost(now, worker, why))
+        elif not self.engine.workers[worker].down:
             self._loading.pop(worker, None)
             self.faults.append(FaultRecord(now, worker, "lost"))
             self._listener.worker(worker, "lost", why)
             self._happen("worker_lost", now, worker)
 
     def worker_joined(self, now: float, worker: int) -> None:
+        if self._news is not None:
+            self._news.append(lambda: self.worker_joined(now, worker))
+            return
         self.faults.append(FaultRecord(now, worker, "joined"))
         self._listener.worker(worker, "joined", "")
         self._happen("worker_joined", now, worker)
@@ -205,6 +231,8 @@ class Executor:
     def cache_answered(self, now: float, row: int, hit: CacheHit) -> None:
         self._listener.cache(hit.max_skipped_steps > 0)
         self._happen("cache_answered", now, row, hit)
+        if row in self._jobs and row not in self._open:  # the client left meanwhile
+            self._happen("withdraw", now, row)
 
     # -- time -----------------------------------------------------------------------------------------------
 
@@ -276,7 +304,7 @@ class Executor:
 
     def _note(self, line: dict[str, Any]) -> None:
         if self._transcript is not None:
-            self._transcript.write(json.dumps(line) + "\n")
+            self._transcript.write(json.dumps(line, allow_nan=False) + "\n")
 
     def _carry_out(self, now: float, commands: Sequence[Command]) -> None:
         for command in commands:

@@ -77,12 +77,12 @@ class Painted:
     """A batch is done.
 
     Attributes:
-        images: PNG, in the order of the wishes.
+        images: PNG, in the order of the wishes; None for one that holds something that is not a number.
         kept: The files that were written, or that are to be.
         unreadable: Files of stored latents that could not be read; the batch was then made in full.
     """
 
-    images: tuple[bytes, ...]
+    images: tuple[bytes | None, ...]
     kept: tuple[Path | Carried, ...] = ()
     unreadable: tuple[Path, ...] = ()
 
@@ -189,17 +189,18 @@ class Painter:
         recorder = LatentRecorder(list(self._zoo.cached_steps))
         if any(wish.keep for wish in wishes):
             options["callback_on_step_end"] = recorder
-        images = work.call(run, [w.prompt for w in wishes], [w.seed for w in wishes], **options)
+        made = work.call(run, [w.prompt for w in wishes], [w.seed for w in wishes], **options)
+        images = tuple(map(_png, made))
         kept: list[Path | Carried] = []
         for position, wish in enumerate(wishes):
-            if wish.keep is None:
+            if wish.keep is None or images[position] is None:  # its latents are spoilt, too
                 continue
             content = self._latents(recorder, position, wish.prompt)
             if carry:
                 kept.append(Carried(wish.keep, content))
             elif write(wish.keep, content):
                 kept.append(wish.keep)
-        return Painted(tuple(_png(image) for image in images), tuple(kept))
+        return Painted(images, tuple(kept))
 
     def _latents(self, recorder: LatentRecorder, position: int, prompt: str) -> bytes:
         """Those of one image of a batch, as a file's content."""
@@ -258,12 +259,12 @@ def write(file: Path, content: bytes) -> bool:
     return True
 
 
-def _png(image: Any) -> bytes:
+def _png(image: Any) -> bytes | None:
     import numpy as np
     from PIL import Image
 
     if not np.isfinite(image).all():
-        raise ValueError("the image holds something that is not a number")
+        return None
     out = io.BytesIO()
     Image.fromarray(np.asarray(np.round(np.clip(image, 0.0, 1.0) * 255.0), dtype=np.uint8)).save(out, "PNG")
     return out.getvalue()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -20,9 +21,10 @@ def plain_commands(commands: Sequence[Command]) -> list[list[Any]]:
     return plain
 
 
-def plain_hit(hit: CacheHit) -> list[float]:
-    """A cache's answer as JSON has it."""
-    return [hit.similarity, hit.max_skipped_steps, hit.latency_s]
+def plain_hit(hit: CacheHit) -> list[float | None]:
+    """A cache's answer as JSON has it, which knows no NaN."""
+    similarity = None if math.isnan(hit.similarity) else hit.similarity
+    return [similarity, hit.max_skipped_steps, hit.latency_s]
 
 
 def replay(lines: Iterable[str], engine: Engine) -> int:
@@ -38,7 +40,8 @@ def replay(lines: Iterable[str], engine: Engine) -> int:
         ((what, details),) = line.items()
         if what == "cache_answered":
             similarity, steps, latency_s = details[2]
-            details = [*details[:2], CacheHit(similarity, int(steps), latency_s)]
+            known = math.nan if similarity is None else similarity
+            details = [*details[:2], CacheHit(known, int(steps), latency_s)]
         answer = getattr(engine, what)(*details)
         if then is not None and plain_commands(answer) != then:
             raise ValueError(f"line {number}: {what} led to {then}, and now to {plain_commands(answer)}")

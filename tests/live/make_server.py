@@ -16,9 +16,13 @@ from argus_sim.serve import LiveConfig, PipelinesConfig, build, choose_policy
 from tests.make_experiment import content, write_experiment
 
 
-def make_scene(folder: Path, policy: str = "static", **cluster: Any) -> Scene:
+def make_scene(
+    folder: Path, policy: str | dict[str, Any] = "static", *, slo: dict[str, float] | None = None, **cluster: Any
+) -> Scene:
     """The small experiment with one policy."""
     data = {**content(), "policies": [policy], "cluster": {"workers": 2, **cluster}, "bound": False}
+    if slo is not None:
+        data["slo"] = slo
     return Scene.of(Experiment.load(write_experiment(folder, data)))
 
 
@@ -45,7 +49,7 @@ async def running(
     **server: Any,
 ) -> AsyncIterator[tuple[str, Service]]:
     """The address and the service, while it runs; drained at the end."""
-    listen = ServerConfig(port=0, **server)
+    listen = ServerConfig(**{"port": 0, **server})
     seed = scene.experiment.seed
     config = LiveConfig(
         listen, 1.0 if pipelines else speed, hold=True, seed=seed, pipelines=pipelines, due_times=due_times

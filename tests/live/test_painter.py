@@ -9,7 +9,9 @@ import sys
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 for package in ("torch", "diffusers", "transformers", "torchmetrics", "DeepCache"):
@@ -22,6 +24,7 @@ from safetensors.torch import load, load_file  # noqa: E402
 from argus_sim.live.painter import Carried, Load, Loaded, Paint, Painted, Painter, Wish, prepare  # noqa: E402
 from argus_sim.live.zoo import LiveZoo, live_zoo  # noqa: E402
 from argus_sim.profile import Profile  # noqa: E402
+from calibration.latency import Workload  # noqa: E402
 from tests.calibration.conftest import one_thread  # noqa: E402, F401
 
 TEXTS = ("a large red circle left of a small blue square", "a green cross", "a purple triangle")
@@ -76,6 +79,25 @@ def test_a_disk_that_fails_costs_no_image(zoo: LiveZoo, painter: Painter, tmp_pa
     again = painter.paint(deep, [Wish(TEXTS[0], 5, start=nowhere), Wish(TEXTS[1], 6, start=torn)])
     assert again.unreadable == (nowhere, torn)
     assert again.images[0] == painter.paint(full, [Wish(TEXTS[0], 5), Wish(TEXTS[1], 6)]).images[0]
+
+
+def test_an_image_of_no_numbers_costs_the_others_nothing(
+    zoo: LiveZoo, painter: Painter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half precision has them now and then. Its latents are of no use either."""
+    call = Workload.call
+
+    def spoil(self: Workload, *args: Any, **options: Any) -> Any:
+        images = np.array(call(self, *args, **options))
+        images[1, 0, 0] = np.nan
+        return images
+
+    full = zoo.recipes[of(zoo, "shapes-large")]
+    good = painter.paint(full, [Wish(text, 5) for text in TEXTS])
+    monkeypatch.setattr(Workload, "call", spoil)
+    made = painter.paint(full, [Wish(text, 5, keep=tmp_path / f"{i}.st") for i, text in enumerate(TEXTS)])
+    assert made.images == (good.images[0], None, good.images[2])
+    assert made.kept == (tmp_path / "0.st", tmp_path / "2.st")
 
 
 def test_latents_that_travel_are_those_on_disk(zoo: LiveZoo, painter: Painter, tmp_path: Path) -> None:
