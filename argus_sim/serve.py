@@ -129,10 +129,15 @@ def build(scene: Scene, policy: PolicyConfig, config: LiveConfig, *, transcript:
     where = f"experiment {experiment.name!r}"
     if experiment.cluster.faults:
         raise InputError("faults are for simulations; remove them to serve", where=f"{where}: cluster.faults")
-    if policy.predictor == "perfect":
+    if policy.predictor != "text":
         raise InputError(
-            "predictor 'perfect' knows only the profile's prompts; serve with 'text'",
-            where=f"{where}: policy {policy.label!r}",
+            "a perfect predictor, of any accuracy, knows only the profile's prompts; serve with 'text'",
+            where=f"{where}: policy {policy.label!r}.predictor",
+        )
+    if policy.forecast != "own":
+        raise InputError(
+            "a perfect forecast knows what is still to come; serve with 'own'",
+            where=f"{where}: policy {policy.label!r}.forecast",
         )
     if not 0 < config.speed < float("inf"):
         raise InputError(f"must be above 0, found {config.speed}", where="--speed")
@@ -323,16 +328,20 @@ def _quality(profile: Profile) -> Callable[[int, str], float]:
 
 
 async def run(service: Service, *, on_ready: Callable[[str], None], stop: asyncio.Event | None = None) -> None:
-    """Serve until SIGTERM or SIGINT, or until ``stop`` is set."""
-    stop = stop or asyncio.Event()
+    """Serve until SIGTERM or SIGINT, or until ``stop`` is set; a second one ends the wait for what is open."""
+    stop, at_once = stop or asyncio.Event(), asyncio.Event()
+
+    def heed() -> None:
+        (at_once if stop.is_set() else stop).set()
+
     loop = asyncio.get_running_loop()
     # What is here now stays: collections that walked all of it stopped the loop for 0.1 to 0.2 s each.
     gc.collect()
     gc.freeze()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, heed)
     try:
-        await serve(service, stop=stop, on_ready=on_ready)
+        await serve(service, stop=stop, on_ready=on_ready, at_once=at_once)
     finally:
         gc.unfreeze()
         for number in (signal.SIGTERM, signal.SIGINT):

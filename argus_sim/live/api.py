@@ -21,6 +21,10 @@ MAX_IMAGES = 10
 MAX_SEED = 2**62
 
 
+#: Time may begin with a request that is due so late at the most, seconds: all ticks until then happen at once.
+LATEST_FIRST_S = 3600.0
+
+
 class ApiError(Exception):
     """An answer in the API's error format."""
 
@@ -82,8 +86,12 @@ def parse(body: bytes, size: str) -> ImagesRequest:
     return request
 
 
-def due_s(header: str | None) -> float | None:
-    """The time at which a client says that its request was due; :class:`ApiError` (400) where that is none."""
+def due_s(header: str | None, *, first: bool) -> float | None:
+    """The time at which a client says that its request was due; :class:`ApiError` (400) where that is none.
+
+    Args:
+        first: Time begins with this request.
+    """
     if header is None:
         return None
     try:
@@ -92,6 +100,9 @@ def due_s(header: str | None) -> float | None:
         value = math.nan
     if not 0 <= value < math.inf:
         message = f"x-argus-due-s: {header[:40]!r} is no time in seconds"
+        raise ApiError(400, message, param="x-argus-due-s", code="invalid_value")
+    if first and value > LATEST_FIRST_S:
+        message = f"x-argus-due-s: the first request is due within {LATEST_FIRST_S:g} s, found {value:g}"
         raise ApiError(400, message, param="x-argus-due-s", code="invalid_value")
     return value
 

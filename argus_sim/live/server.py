@@ -10,7 +10,7 @@ import math
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 from argus_sim.live import api
@@ -26,6 +27,12 @@ from argus_sim.live.seams import Rejected, Served
 from argus_sim.live.telemetry import Telemetry, event
 
 _Endpoint = Callable[[Request], Awaitable[Response]]
+
+_NO_ENDPOINT = "There is no such endpoint."
+#: Connections that wait to be taken.
+_BACKLOG = 2048
+#: What is counted and logged where the client left before it was answered; no client ever reads it.
+_CLIENT_LEFT = 499
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +97,7 @@ class Service:
             docs_url=None,
             redoc_url=None,
             openapi_url=None,
+            redirect_slashes=False,  # its redirects would come without request id and authentication
             routes=[Route(path, self._answering(call), methods=[method]) for method, path, call in routes],
             exception_handlers=dict.fromkeys((404, 405), self._no_such),
         )
@@ -102,10 +110,15 @@ class Service:
 
     async def _no_such(self, request: Request, error: Exception) -> Response:
         async def say(request: Request) -> Response:
-            status = getattr(error, "status_code", 404)
-            if request.url.path.startswith("/v1/"):
-                raise api.ApiError(status, "There is no such endpoint.", code="not_found")
-            return PlainTextResponse("there is no such page\n", status)
+            headers = dict(getattr(error, "headers", None) or {})
+            if getattr(error, "status_code", 404) == 405:
+                said = f"{request.method} is not allowed here; allowed: {headers.get('Allow', 'none')}"
+                wrong = api.ApiError(405, f"{said}.", code="method_not_allowed", headers=headers)
+            else:
+                said, wrong = "there is no such page", api.ApiError(404, _NO_ENDPOINT, code="not_found")
+            if _is_api(request):
+                raise wrong
+            return PlainTextResponse(f"{said}\n", wrong.status, headers=headers)
 
         return await self._with_id(request, say)
 
@@ -119,41 +132,48 @@ class Service:
             response = await call(request)
         except api.ApiError as error:
             response = JSONResponse(error.body, error.status, headers=error.headers)
+        except ClientDisconnect:
+            response = Response(status_code=_CLIENT_LEFT)
         except Exception:
             logging.getLogger("argus_sim.live").exception("internal error")
             body = api.ApiError(500, "Internal error.", code="internal_error").body
             response = JSONResponse(body, 500)
         response.headers["x-request-id"] = request_id
         self.telemetry.http.labels(str(response.status_code)).inc()
-        if request.url.path.startswith("/v1/"):
+        if _is_api(request):
             seconds = round(time.monotonic() - started_s, 6)
             event("answered", request_id=request_id, status=response.status_code, seconds=seconds)
         return response
 
     def _check_key(self, request: Request) -> None:
         key = self.config.api_key
-        if key is None or not request.url.path.startswith("/v1/"):
+        if key is None or not _is_api(request):
             return
-        sent = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(sent.encode(), key.encode()):
+        scheme, _, sent = request.headers.get("authorization", "").partition(" ")
+        # Bytes as they were sent, against bytes as they stand in the environment: a key may be in any alphabet.
+        is_right = hmac.compare_digest(sent.strip().encode("latin-1"), key.encode("utf-8", "surrogateescape"))
+        if scheme.lower() != "bearer" or not is_right:
             raise api.ApiError(401, "The API key is missing or wrong.", code="invalid_api_key")
 
     async def generate(self, request: Request) -> Response:
         wish = api.parse(await _body(request), self.config.size)
         number = wish.n or 1
         if not self.ready:
-            raise api.rejection(Rejected("the server is not ready", lost=True), 5)
+            raise self._refusal(number, Rejected("the server is not ready", lost=True), 5)
         if self.executor.waiting + number > self.config.max_open:
-            raise api.rejection(Rejected("too many requests are waiting", lost=False), self._retry_after_s())
+            too_many = Rejected("too many requests are waiting", lost=False)
+            raise self._refusal(number, too_many, self._retry_after_s())
         prompt = self._prompt_of(wish.prompt)
-        due_s = api.due_s(request.headers.get("x-argus-due-s")) if self.config.due_times else None
+        due_s = None
+        if self.config.due_times:
+            due_s = api.due_s(request.headers.get("x-argus-due-s"), first=self.executor.clock.held)
         began = request.headers.get("x-argus-began-s")
         if began is not None and self.executor.clock.held:
             # Else the first request's time on the way would be taken off all others: they would come early.
             self.executor.begin(api.since_s(began) * self.executor.clock.speed)
         seeds = [None if wish.seed is None else wish.seed + i for i in range(number)]
         futures = [self.executor.submit(prompt, wish.prompt, seed, due_s=due_s) for seed in seeds]
-        results = await asyncio.gather(*futures, return_exceptions=True)
+        results = await _unless_it_leaves(request, futures)
         done: list[Served] = []
         for result in results:
             if isinstance(result, Rejected):
@@ -176,6 +196,12 @@ class Service:
         if self._quality_of is not None:
             headers["x-argus-quality"] = ",".join(f"{self._quality_of(prompt, r.variant):.6f}" for r in done)
         return JSONResponse(api.answer(int(time.time()), done, links=links), headers=headers)
+
+    def _refusal(self, number: int, why: Rejected, retry_after_s: int) -> api.ApiError:
+        """Of so many images that the engine never hears of: they count all the same."""
+        for _ in range(number):
+            self.telemetry.rejected(why.reason, why.lost)
+        return api.rejection(why, retry_after_s)
 
     def _retry_after_s(self) -> int:
         """When a request may do better: once what waits has been served, at the base variant's throughput."""
@@ -206,6 +232,35 @@ class Service:
         return Response(generate_latest(self.telemetry.registry), media_type=CONTENT_TYPE_LATEST)
 
 
+def _is_api(request: Request) -> bool:
+    """By the path that routes go by: that of ``request.url`` may be made of the client's word for the host."""
+    path: str = request.scope["path"]
+    return path.startswith("/v1/")
+
+
+async def _unless_it_leaves(request: Request, futures: Sequence[asyncio.Future[Served]]) -> list[Any]:
+    """What becomes of them, exceptions too.
+
+    Raises:
+        ClientDisconnect: Nobody waits for it any more; they are cancelled.
+    """
+    leaving = asyncio.ensure_future(_leave(request))
+    leaving.add_done_callback(lambda _: [future.cancel() for future in futures])
+    try:
+        results = await asyncio.gather(*futures, return_exceptions=True)
+    finally:
+        leaving.cancel()
+    if any(isinstance(result, asyncio.CancelledError) for result in results):
+        raise ClientDisconnect
+    return results
+
+
+async def _leave(request: Request) -> None:
+    """Returns when the client has left; its request has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 async def _body(request: Request) -> bytes:
     """The body, refused as soon as it is seen to be too long."""
     too_long = api.ApiError(413, f"The body exceeds {api.MAX_BODY_BYTES} bytes.", code="body_too_large")
@@ -228,11 +283,20 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(service: Service, *, stop: asyncio.Event, on_ready: Callable[[str], None]) -> None:
+async def serve(
+    service: Service,
+    *,
+    stop: asyncio.Event,
+    on_ready: Callable[[str], None],
+    at_once: asyncio.Event | None = None,
+) -> None:
     """Serve until ``stop`` is set, then answer what is open and end.
+
+    The address is taken before the workers start: until they are there, what is asked of them is refused.
 
     Args:
         on_ready: Told the address as soon as requests are taken.
+        at_once: Once it is set as well, what is open is refused.
 
     Raises:
         OSError: The address cannot be listened on.
@@ -241,27 +305,20 @@ async def serve(service: Service, *, stop: asyncio.Event, on_ready: Callable[[st
     config, executor = service.config, service.executor
     listener = uvicorn.Config(
         service.app(), host=config.host, port=config.port, log_config=None, access_log=False, lifespan="off",
-        backlog=2048, timeout_keep_alive=75, timeout_graceful_shutdown=5,
+        backlog=_BACKLOG, timeout_keep_alive=75, timeout_graceful_shutdown=5,
     )  # fmt: skip
     server = _Server(listener)
-    socket = await asyncio.to_thread(_bind, config.host, config.port)
-    stopped = asyncio.create_task(stop.wait())
-    if not await _start(executor, stopped, socket):
-        return
+    socket = await asyncio.to_thread(_listen, config.host, config.port)
     running = asyncio.create_task(server.serve(sockets=[socket]))
-    failure = executor.failure
-    assert failure is not None
+    stopped = asyncio.create_task(stop.wait())
     try:
-        while not server.started and not running.done():
-            await asyncio.sleep(0.01)
-        service.ready = True
-        on_ready(f"http://{config.host}:{socket.getsockname()[1]}")
-        ends: list[asyncio.Future[Any]] = [stopped, running, failure]
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        service.ready = False
-        event("draining", waiting=executor.waiting)
-        if not failure.done():
-            await executor.drain(config.grace_s)
+        if await _start(executor, server, running, stopped):
+            service.ready = True
+            on_ready(_url(config.host, socket.getsockname()[1]))
+            await _work(executor, (stopped, running))
+            service.ready = False
+            event("draining", waiting=executor.waiting)
+            await _drain(executor, config.grace_s, at_once or asyncio.Event())
     finally:
         service.ready = False
         stopped.cancel()
@@ -269,40 +326,64 @@ async def serve(service: Service, *, stop: asyncio.Event, on_ready: Callable[[st
         server.should_exit = True
         await running
         socket.close()
-    if failure.done():
-        raise failure.result()
+    if executor.failure is not None and executor.failure.done():
+        raise executor.failure.result()
 
 
-async def _start(executor: Executor, stopped: asyncio.Task[Any], socket: Any) -> bool:
-    """Start it; False when it was stopped before it was ready. What was there is gone unless it started."""
+async def _start(
+    executor: Executor, server: _Server, running: asyncio.Task[None], stopped: asyncio.Task[Any]
+) -> bool:
+    """Start the workers, and see to it that the server takes requests; False when it was stopped before."""
     starting = asyncio.create_task(executor.start())
     try:
-        await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((starting, stopped, running), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
-            return True
-    except BaseException:
-        stopped.cancel()
-        raise
+            while not server.started and not running.done():
+                await asyncio.sleep(0.01)
+        if running.done():
+            running.result()
     finally:
-        if not starting.done() or starting.exception() is not None:
-            starting.cancel()
-            socket.close()
-            await executor.stop()
+        starting.cancel()
+    if server.started and starting.done():
+        return True
     event("stopped before it was ready")
     return False
 
 
-def _bind(host: str, port: int) -> Any:
+async def _work(executor: Executor, ends: Sequence[asyncio.Future[Any]]) -> None:
+    """Returns when one of these comes, or the engine fails."""
+    assert executor.failure is not None
+    await asyncio.wait((*ends, executor.failure), return_when=asyncio.FIRST_COMPLETED)
+
+
+async def _drain(executor: Executor, grace_s: float, at_once: asyncio.Event) -> None:
+    """Wait for what is open, but no longer than that (real seconds); for nothing once the engine has failed."""
+    assert executor.failure is not None
+    hurry = asyncio.create_task(at_once.wait())
+    draining = asyncio.create_task(executor.drain(grace_s))
+    try:
+        await asyncio.wait((draining, hurry, executor.failure), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        hurry.cancel()
+        draining.cancel()
+
+
+def _listen(host: str, port: int) -> Any:
     import socket
 
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # Only where the protocol is named does asyncio turn Nagle's algorithm off: else answers wait for 40 ms.
-    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    ours = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        bound.bind((host, port))
+        ours.bind((host, port))
+        ours.listen(_BACKLOG)  # with that option, an address that is only bound is still anybody's
     except OSError:
-        bound.close()
+        ours.close()
         raise
-    return bound
+    return ours
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

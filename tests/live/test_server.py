@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-from collections.abc import Coroutine
+import json
+import socket
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,21 @@ pytest.importorskip("fastapi", reason="needs the live extra: fastapi")
 pytest.importorskip("uvicorn", reason="needs the live extra: uvicorn")
 httpx = pytest.importorskip("httpx", reason="needs the test extra: httpx")
 
+from starlette.datastructures import URL  # noqa: E402
+from starlette.requests import Request  # noqa: E402
+
+from argus_sim.core.engine import WITHDRAWN  # noqa: E402
 from argus_sim.domain import Outcome  # noqa: E402
 from argus_sim.experiment.simulate import simulate  # noqa: E402
 from argus_sim.live.clock import Clock  # noqa: E402
+from argus_sim.live.emulation import EmulatedWorkers  # noqa: E402
+from argus_sim.live.executor import Executor  # noqa: E402
+from argus_sim.live.server import _url  # noqa: E402
 from argus_sim.live.transcript import replay  # noqa: E402
 from argus_sim.serve import choose_policy, fresh_engine, record  # noqa: E402
 from argus_sim.trace import Trace  # noqa: E402
 from argus_sim.workload import Workload, stream  # noqa: E402
+from tests.live.make_processes import until  # noqa: E402
 from tests.live.make_server import make_scene, running  # noqa: E402
 
 PATH = "/v1/images/generations"
@@ -87,6 +97,124 @@ def test_what_is_wrong_is_said_in_the_api_s_format(
     play(test())
 
 
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        ("Bearer sch\u00fcssel", 200),
+        ("bearer sch\u00fcssel", 200),
+        ("Bearer wrong", 401),
+        ("sch\u00fcssel", 401),
+        ("Basic sch\u00fcssel", 401),
+        ("", 401),
+    ],
+)
+def test_a_key_is_a_bearer_token(tmp_path: Path, sent: str, status: int) -> None:
+    async def test() -> None:
+        scene, headers = make_scene(tmp_path), {b"authorization": sent.encode()}
+        async with running(scene, api_key="sch\u00fcssel") as (url, _), httpx.AsyncClient(base_url=url) as client:
+            assert (await client.get("/v1/models", headers=headers)).status_code == status
+
+    play(test())
+
+
+def test_no_host_gets_by_without_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older web frameworks make the URL of whatever the client says of the host, and its path of that."""
+    monkeypatch.setattr(Request, "url", property(lambda r: URL(f"http://{r.headers['host']}{r.scope['path']}")))
+
+    async def test() -> None:
+        scene = make_scene(tmp_path)
+        async with running(scene, api_key="secret") as (url, _), httpx.AsyncClient(base_url=url) as client:
+            for host in ("a", "a/?", "a/x#", "a:80/?"):
+                assert (await client.get("/v1/models", headers={"host": host})).status_code == 401
+
+    play(test())
+
+
+def test_what_is_not_there_is_said_in_the_api_s_format(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with running(make_scene(tmp_path)) as (url, _), httpx.AsyncClient(base_url=url) as client:
+            put = await client.put(PATH)
+            assert (put.status_code, put.headers["allow"]) == (405, "POST")
+            assert put.json()["error"]["code"] == "method_not_allowed"
+            for path in (f"{PATH}/", "/v1/nothing"):
+                answer = await client.post(path, json={"prompt": "a fox"})
+                assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+                assert answer.headers["x-request-id"]
+
+    play(test())
+
+
+def test_a_client_that_leaves_within_its_body_is_no_error_of_ours(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        async with running(make_scene(tmp_path)) as (url, service):
+            _, writer = await asyncio.open_connection("127.0.0.1", int(url.rsplit(":", 1)[1]))
+            writer.write(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{{".encode())
+            await writer.drain()
+            await asyncio.sleep(0.1)
+            writer.close()
+            await until(lambda: service.telemetry.http.labels("499")._value.get())
+
+    play(test())
+    assert "internal error" not in caplog.text
+
+
+def test_an_address_of_the_newer_kind_is_in_brackets() -> None:
+    assert _url("::1", 80) == "http://[::1]:80"
+
+
+def test_the_port_is_taken_before_the_workers_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until then requests are refused, and nobody else gets the port."""
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    async def start(self: EmulatedWorkers, host: Executor, models: Sequence[str]) -> None:
+        begun.set()
+        await may_end.wait()
+        self._host = host
+
+    monkeypatch.setattr(EmulatedWorkers, "start", start)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    async def test() -> None:
+        async def early() -> None:
+            await begun.wait()
+            with socket.socket() as other:
+                other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                with pytest.raises(OSError, match="in use"):
+                    other.bind(("127.0.0.1", port))
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+                answer = await client.post(PATH, json={"prompt": "a fox", "n": 3})
+                assert answer.status_code == 503
+                assert answer.headers["retry-after"]
+                assert (await client.get("/readyz")).status_code == 503
+                assert 'violations_total{kind="lost"} 3.0' in (await client.get("/metrics")).text
+            may_end.set()
+
+        asking = asyncio.create_task(early())
+        async with (
+            running(make_scene(tmp_path), port=port) as (url, _),
+            httpx.AsyncClient(base_url=url) as client,
+        ):
+            await asking
+            assert (await client.post(PATH, json={"prompt": "a fox"})).status_code == 200
+
+    play(test())
+
+
+def test_refusals_for_too_much_that_is_open_count(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with running(make_scene(tmp_path), max_open=2) as (url, service):
+            async with httpx.AsyncClient(base_url=url) as client:
+                assert (await client.post(PATH, json={"prompt": "a fox", "n": 3})).status_code == 429
+                assert 'violations_total{kind="rejected"} 3.0' in (await client.get("/metrics")).text
+            assert service.executor.engine.arrived == 0
+
+    play(test())
+
+
 def test_a_rejection_says_when_to_come_back(tmp_path: Path) -> None:
     """All at once is more than two workers can do within the deadline."""
 
@@ -114,16 +242,33 @@ def test_a_rejection_says_when_to_come_back(tmp_path: Path) -> None:
 
 
 def test_a_client_that_leaves_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Images that are under way are made; those that wait are not."""
+    transcript = io.StringIO()
+
     async def test() -> None:
-        async with running(make_scene(tmp_path), speed=20.0) as (url, service):
+        scene = make_scene(tmp_path, slo={"seconds": 1000.0})
+        async with running(scene, speed=5.0, api_key="secret", transcript=transcript) as (url, service):
+            executor, engine = service.executor, service.executor.engine
+            headers = {"authorization": "bearer secret"}
+            limits = httpx.Limits(max_connections=None)
+            async with httpx.AsyncClient(base_url=url, headers=headers, limits=limits) as client:
+                asked = [client.post(PATH, json={"prompt": "a fox", "n": 2}, timeout=0.3) for _ in range(20)]
+                left = await asyncio.gather(*asked, return_exceptions=True)
+                assert all(isinstance(error, httpx.ReadTimeout) for error in left)
+            await until(lambda: not executor.waiting and engine.is_idle())
             async with httpx.AsyncClient(base_url=url) as client:
-                with pytest.raises(httpx.ReadTimeout):
-                    await client.post(PATH, json={"prompt": "a fox"}, timeout=0.05)
-            await service.executor.drain(10)
-            assert service.executor.waiting == 0
-            assert service.executor.engine.is_idle()
+                metrics = (await client.get("/metrics")).text
+            assert 'argus_http_responses_total{status="499"} 20.0' in metrics
+            outcomes = engine.log.columns(np.array(engine.requests.deadline_s))["outcome"].tolist()
+            assert len(outcomes) == 40
+            assert 0 < outcomes.count(Outcome.ON_TIME) < 20
+            assert outcomes.count(Outcome.ON_TIME) + outcomes.count(Outcome.REJECTED) == 40
+            assert {engine.log.reasons[code] for code in engine.log.reason} >= {WITHDRAWN}
 
     play(test())
+    scene = make_scene(tmp_path, slo={"seconds": 1000.0})
+    lines = transcript.getvalue().splitlines()
+    assert replay(lines, fresh_engine(scene, choose_policy(scene, None), scene.experiment.seed)) == len(lines)
 
 
 def test_a_stop_answers_what_is_open_first(tmp_path: Path) -> None:
@@ -138,6 +283,26 @@ def test_a_stop_answers_what_is_open_first(tmp_path: Path) -> None:
                 await asyncio.sleep(0.005)
             stop.set()
             assert (await asked).status_code == 200
+
+    play(test())
+
+
+def test_an_image_that_came_out_spoilt_is_lost_and_the_others_of_its_batch_are_not(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with running(make_scene(tmp_path)) as (url, service), httpx.AsyncClient(base_url=url) as client:
+            workers: Any = service.executor._workers
+            good, workers._images = workers._images, [None] * len(workers._images)
+            spoilt = await client.post(PATH, json={"prompt": "a fox"})
+            assert spoilt.status_code == 503
+            assert "spoilt" in spoilt.json()["error"]["message"]
+            workers._images = good
+            assert (await client.post(PATH, json={"prompt": "a fox"})).status_code == 200
+            log, requests = service.executor.engine.log, service.executor.engine.requests
+            columns = log.columns(np.array(requests.deadline_s))
+            assert columns["outcome"].tolist() == [Outcome.LOST, Outcome.ON_TIME]
+            assert np.isnan(columns["finish_s"]).tolist() == [True, False]
+            assert log.attempts().request.tolist() == [0]
+            assert service.executor.engine.is_idle()
 
     play(test())
 
@@ -164,9 +329,12 @@ def test_the_transcript_of_a_live_run_drives_a_fresh_engine_the_same_way(tmp_pat
                     executor.worker_joined(executor.now(), 0)
                 assert {r.status_code for r in await waiting} <= {200, 429, 503}
             assert executor.engine.arrived == 48
+            assert ('"cache_answered"' in transcript.getvalue()) == (policy == "argus")
 
     play(test())
     lines = transcript.getvalue().splitlines()
+    for line in lines:
+        json.loads(line, parse_constant=pytest.fail)  # a miss has no similarity, and JSON no NaN
     assert replay(lines, fresh_engine(scene, choose_policy(scene, None), scene.experiment.seed)) == len(lines)
     broken = [line.replace('["RunBatch", 1', '["RunBatch", 0', 1) for line in lines]
     with pytest.raises(ValueError, match="led to"):
