@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -120,7 +122,8 @@ def serve(
     """Serve images under an experiment's policy, by the OpenAI images API.
 
     The address is printed once requests are taken; logs go to stderr. SIGTERM or Ctrl-C answers what is open,
-    then ends. Where the environment variable ARGUS_API_KEY is set, clients must send it as their API key.
+    then ends; a second one does not wait for that. Where the environment variable ARGUS_API_KEY is set, clients
+    must send it as their API key.
     """
     import asyncio
 
@@ -147,7 +150,7 @@ def serve(
     try:
         from argus_sim import serve as live
         from argus_sim.live.server import ServerConfig
-        from argus_sim.live.telemetry import JsonLines
+        from argus_sim.live.telemetry import LogWriter
     except ImportError as error:
         raise InputError(
             f"serving needs the packages of the live extra, and {error.name!r} is missing: "
@@ -167,22 +170,42 @@ def serve(
         live.PipelinesConfig(**given, timed=tuple(timed or ())) if given else None,
         due_times=due_times,
     )
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines())
-    logger = logging.getLogger("argus_sim.live")
-    logger.addHandler(handler)
-    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    for option, file in (("--record", record), ("--timings", timings)):
+        if file is not None:
+            _check_writable(file, option)
     if key is None and host not in ("127.0.0.1", "::1", "localhost"):
         output.remark(f"note: anybody who reaches {host} may ask for images; set ARGUS_API_KEY", quiet=quiet)
     with contextlib.ExitStack() as stack:
-        stack.callback(logger.removeHandler, handler)
-        file = stack.enter_context(transcript.open("w", encoding="utf-8")) if transcript else None
-        service = live.build(scene, chosen, config, transcript=file)
+        # Of all libraries: the web server's complaints about clients are lines of JSON, too.
+        logs, ours = LogWriter(), logging.getLogger("argus_sim.live")
+        logging.getLogger().addHandler(logs)
+        stack.callback(logs.close)
+        stack.callback(logging.getLogger().removeHandler, logs)
+        ours.setLevel(logging.WARNING if quiet else logging.INFO)
+        # Not emptied: there may be no port to listen on.
+        lines = stack.enter_context(transcript.open("a", encoding="utf-8")) if transcript else None
+        service = live.build(scene, chosen, config, transcript=lines)
         asyncio.run(live.run(service, on_ready=lambda url: output.say(f"serving {chosen.label} at {url}")))
-        requests = service.executor.engine.requests
-        if record is not None and len(requests):
-            from argus_sim.files import write_atomically
+    requests = service.executor.engine.requests
+    if record is None:
+        return
+    if not len(requests):
+        output.remark(f"no requests came: {record} is not written", quiet=quiet)
+        return
+    from argus_sim.files import write_atomically
 
-            run = live.record(scene, service.executor, max(service.executor.clock_s, requests.arrival_s[-1]))
-            write_atomically(record, run.frame().to_parquet(None, index=False, compression="zstd"))
-            output.remark(f"wrote {record}", quiet=quiet)
+    run = live.record(scene, service.executor, max(service.executor.clock_s, requests.arrival_s[-1]))
+    write_atomically(record, run.frame().to_parquet(None, index=False, compression="zstd"))
+    output.remark(f"wrote {record}", quiet=quiet)
+
+
+def _check_writable(path: Path, option: str) -> None:
+    """Raises InputError now rather than when the server has run for hours."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}", where=option) from None

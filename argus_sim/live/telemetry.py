@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
+import threading
 from collections.abc import Iterator
-from typing import Any
+from queue import Full, Queue
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily
@@ -17,6 +21,8 @@ from argus_sim.live.seams import Listener, Served
 
 log = logging.getLogger("argus_sim.live")
 
+#: How long the last lines may take, real seconds.
+_LAST_LINES_S: Final = 1.0
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 4, 6, 8, 10, 15, 20, 30, 60, 120)
 
 
@@ -29,6 +35,52 @@ class JsonLines(logging.Formatter):
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=True, default=str)
+
+
+class LogWriter(logging.Handler):
+    """Writes lines of JSON in a thread of its own: where nobody reads them, it is the thread that waits for ever.
+
+    What there is no room for is dropped, and counted in a line of its own as soon as there is.
+
+    Args:
+        to: The file descriptor; by default stderr. Its Python object is left alone: the end of the program would
+            wait for whoever holds its lock.
+        room: For so many lines.
+    """
+
+    def __init__(self, to: int = 2, room: int = 10_000) -> None:
+        super().__init__()
+        self.setFormatter(JsonLines())
+        self._to = to
+        self._lines: Queue[str | None] = Queue(room)
+        self._dropped = 0
+        self._thread: threading.Thread | None = threading.Thread(target=self._write, daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.put_nowait(self.format(record))
+        except Full:
+            self._dropped += 1
+
+    def close(self) -> None:
+        """Ends once all has been written, or after a moment."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            with contextlib.suppress(Full):
+                self._lines.put_nowait(None)
+            thread.join(_LAST_LINES_S)
+        super().close()
+
+    def _write(self) -> None:
+        with contextlib.suppress(OSError):  # nobody will read any more
+            while (line := self._lines.get()) is not None:
+                left = f"{line}\n".encode()
+                while left:
+                    left = left[os.write(self._to, left) :]
+                dropped, self._dropped = self._dropped, 0
+                if dropped:
+                    event("lines dropped", level=logging.WARNING, lines=dropped)
 
 
 def event(name: str, *, level: int = logging.INFO, **fields: Any) -> None:

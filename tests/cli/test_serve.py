@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
+import fcntl
 import json
 import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -18,22 +25,90 @@ from tests.make_experiment import write_experiment
 pytest.importorskip("fastapi", reason="needs the live extra: fastapi")
 
 
-def test_a_server_answers_and_ends_at_sigterm(tmp_path: Path) -> None:
-    experiment, outcomes = write_experiment(tmp_path), tmp_path / "outcomes.parquet"
-    command = [sys.executable, "-c", "import sys; from argus_sim.cli import main; sys.exit(main(sys.argv[1:]))"]
-    command += ["serve", str(experiment), "--policy", "static", "--port", "0", "--speed", "1000"]
-    command += ["--record", str(outcomes)]
+PROGRAM = "import sys; from argus_sim.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+@contextlib.contextmanager
+def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server that takes requests, and its address."""
+    command = [sys.executable, "-c", PROGRAM, "serve", *arguments, "--policy", "static", "--port", "0"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
-        url = server.stdout.readline().rsplit(" ", 1)[-1].strip()
+        yield server, server.stdout.readline().rsplit(" ", 1)[-1].strip()
+    finally:
+        server.kill()
+        server.communicate()
+
+
+def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path) -> None:
+    """Its pipe is full after some lines. The last of them are waited for, but not for long."""
+    with serving(str(write_experiment(tmp_path))) as (server, url):
+        assert server.stderr is not None
+        fcntl.fcntl(server.stderr, fcntl.F_SETPIPE_SZ, 4096)
+        for _ in range(300):
+            with urllib.request.urlopen(f"{url}/v1/models", timeout=10) as response:
+                assert response.status == 200
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=10) == 0
+        lines = server.stderr.read().splitlines()
+        assert 10 < len(lines) < 200
+        assert json.loads(lines[0])["event"] == "answered"
+
+
+def test_a_second_signal_does_not_wait_for_what_is_open(tmp_path: Path) -> None:
+    """And a run without requests says that it leaves no record."""
+    record = tmp_path / "outcomes.parquet"
+    arguments = [str(write_experiment(tmp_path)), "--speed", "0.001", "--record", str(record)]
+    with serving(*arguments) as (server, url), concurrent.futures.ThreadPoolExecutor(1) as pool:
+
+        def ask() -> int:
+            try:
+                urllib.request.urlopen(f"{url}/v1/images/generations", b'{"prompt": "a fox"}', timeout=60)
+            except urllib.error.HTTPError as error:
+                return error.code
+            return 200
+
+        asked = pool.submit(ask)
+        while 'argus_workers{status="busy"} 1.0' not in urllib.request.urlopen(f"{url}/metrics").read().decode():
+            time.sleep(0.01)
+        for _ in range(2):
+            server.send_signal(signal.SIGTERM)
+            time.sleep(0.3)
+        assert asked.result(timeout=15) == 503
+        _, err = server.communicate(timeout=15)
+        assert server.returncode == 0, err
+    with serving(*arguments) as (server, _):
+        server.send_signal(signal.SIGTERM)
+        _, err = server.communicate(timeout=15)
+        assert server.returncode == 0, err
+        assert f"no requests came: {record} is not written" in err
+
+
+def test_a_port_that_is_taken_costs_no_transcript(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    experiment, transcript = write_experiment(tmp_path), tmp_path / "happenings.jsonl"
+    transcript.write_text("of yesterday\n")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        arguments = ["serve", str(experiment), "--policy", "static", "--transcript", str(transcript)]
+        assert main([*arguments, "--port", port]) == 2
+    assert "Address already in use" in capsys.readouterr().err
+    assert transcript.read_text() == "of yesterday\n"
+    with serving(str(experiment), "--transcript", str(transcript)) as (server, _):
+        server.send_signal(signal.SIGTERM)
+        server.communicate(timeout=15)
+    assert transcript.read_text().startswith('{"start": []')
+
+
+def test_a_server_answers_and_ends_at_sigterm(tmp_path: Path) -> None:
+    outcomes = tmp_path / "outcomes.parquet"
+    arguments = [str(write_experiment(tmp_path)), "--speed", "1000", "--record", str(outcomes)]
+    with serving(*arguments) as (server, url):
         body = json.dumps({"prompt": "a prompt number 3", "n": 2}).encode()
         with urllib.request.urlopen(f"{url}/v1/images/generations", body) as response:
             assert len(json.load(response)["data"]) == 2
         server.send_signal(signal.SIGTERM)
         _, err = server.communicate(timeout=30)
-    finally:
-        server.kill()
     assert server.returncode == 0, err
     assert "Traceback" not in err
     frame = pd.read_parquet(outcomes)
@@ -61,6 +136,10 @@ def test_a_server_answers_and_ends_at_sigterm(tmp_path: Path) -> None:
         ),
         (["--policy", "argus", "--set", "cluster.faults=[{kind: crash, at_s: 1}]"], "faults"),
         (["--policy", "argus", "--set", "policies.1.predictor=perfect"], "perfect"),
+        (["--policy", "argus", "--set", "policies.1.predictor={kind: perfect, accuracy: 0.5}"], "perfect"),
+        (["--policy", "argus", "--set", "policies.1.forecast=perfect"], "perfect forecast"),
+        (["--policy", "argus", "--record", "/dev/null/outcomes.parquet"], "--record: /dev/null/outcomes.parquet"),
+        (["--policy", "argus", "--record", "."], "--record: . cannot be written: Is a directory"),
         (["--set", "policies=[diffserve]"], "needs a discriminator"),
     ],
 )
