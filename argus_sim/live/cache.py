@@ -11,8 +11,10 @@ import asyncio
 import contextlib
 import logging
 import math
+import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +32,10 @@ from argus_sim.live.qdrant import QdrantPlace
 from argus_sim.live.telemetry import event
 
 _SUFFIX = ".latents.safetensors"
+#: Of the folders that go with their server.
+_PREFIX = "argus-sim-latents-"
+#: A server locks its folder within this time, seconds.
+_UNLOCKED_S = 60.0
 
 
 @dataclass(slots=True)
@@ -149,11 +155,11 @@ class LatentFiles:
             host.at(now, lambda at_s: host.cache_answered(at_s, row, CacheHit(math.nan, 0, 0.0)))
             return
         token = next(self._tokens)
-        timer = asyncio.get_running_loop().call_later(
-            self.settings.timeout_s, self._answer, Found(token, None, math.nan)
-        )
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + self.settings.timeout_s
+        timer = loop.call_at(until_s, self._answer, Found(token, None, math.nan))
         self._asked[token] = _Question(row, now, timer)
-        self._process.send(Find(token, text))
+        self._process.send(Find(token, text, until_s))
 
     def held(self, row: int) -> Path:
         """The file that was found for a request."""
@@ -294,7 +300,8 @@ class LatentFiles:
 
         folder = self.settings.folder
         if folder is None:
-            folder = Path(tempfile.mkdtemp(prefix="argus-sim-latents-"))
+            _remove_orphans()
+            folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = (folder / ".lock").open("w")
@@ -335,3 +342,15 @@ def _prompt_of(file: Path, model: str, steps: Sequence[int]) -> str | None:
         if about.get("model") == model and set(map(str, steps)) <= set(tensors.keys()):
             return str(about.get("prompt"))
     return None
+
+
+def _remove_orphans() -> None:
+    """Folders that were to go with their server, which was killed: nobody holds their lock any more."""
+    import fcntl
+
+    for lock in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/.lock"):
+        # It may be somebody else's, or be removed by another server right now.
+        with contextlib.suppress(OSError), lock.open("r+") as file:
+            if time.time() - os.fstat(file.fileno()).st_mtime > _UNLOCKED_S:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(lock.parent, ignore_errors=True)

@@ -7,6 +7,7 @@ Imported by the host for its messages only; what embeds is imported by :func:`pr
 from __future__ import annotations
 
 import importlib.util
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -37,15 +38,20 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Find:
-    """Which remembered prompt is nearest? The token comes back with the answer."""
+    """Which remembered prompt is nearest? The token comes back with the answer.
+
+    Attributes:
+        until_s: After this time of the machine's monotonic clock, nobody cares.
+    """
 
     token: int
     text: str
+    until_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Key and cosine similarity of the nearest one; None where nothing is remembered."""
+    """Key and cosine similarity of the nearest one; None where nothing is remembered, or it is too late."""
 
     token: int
     key: int | None
@@ -112,9 +118,10 @@ def prepare(embedding: str, qdrant: QdrantPlace | None = None) -> Callable[[Any]
 
     def handle(message: Any) -> Any:
         match message:
-            case Find(token, text):
-                nearest = index.nearest(_vector(embed, text)) if len(index) else (None, float("nan"))
-                return Found(token, *nearest)
+            case Find(token, text, until_s):
+                if not len(index) or time.monotonic() > until_s:
+                    return Found(token, None, float("nan"))
+                return Found(token, *index.nearest(_vector(embed, text)))
             case Add(key, text):
                 index.add(key, _vector(embed, text))
             case Remove(key):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import math
 import os
 import signal
+import tempfile
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +21,7 @@ from argus_sim.core.nearest import ExactIndex
 from argus_sim.domain import CacheHit
 from argus_sim.errors import InputError
 from argus_sim.live.cache import CacheSettings, LatentFiles
-from argus_sim.live.librarian import UsearchIndex
+from argus_sim.live.librarian import Add, Find, UsearchIndex, prepare
 from argus_sim.live.processes import Patience
 from tests.live.make_processes import until
 
@@ -188,6 +191,36 @@ def test_an_answer_that_does_not_come_in_time_is_a_miss() -> None:
         await cache.stop()
 
     play(test())
+
+
+def test_nothing_is_looked_up_for_a_question_that_is_too_old() -> None:
+    """Else a process that has fallen behind never catches up."""
+    handle = prepare("ngrams")
+    handle(Add(1, "a red circle"))
+    assert handle(Find(5, "a red circle", time.monotonic() + 60)).key == 1
+    assert handle(Find(6, "a red circle", time.monotonic() - 1)).key is None
+
+
+def test_a_folder_that_a_killed_server_left_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that of one that runs, nor of one that has only begun."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left, others, begun, strange = (tmp_path / f"argus-sim-latents-{name}" for name in ("a", "b", "c", "d"))
+    for folder in (left, others, begun, strange):
+        folder.mkdir()
+    for folder in (left, others, begun):
+        (folder / ".lock").touch()
+    (left / "1.latents.safetensors").write_bytes(b"x")
+    for folder in (left, others):
+        os.utime(folder / ".lock", (0, 0))
+
+    async def test() -> None:
+        with (others / ".lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            cache, _ = await opened()
+            await cache.stop()
+
+    play(test())
+    assert sorted(tmp_path.iterdir()) == [others, begun, strange]
 
 
 def test_what_was_not_written_after_all_may_be_written_again() -> None:
