@@ -15,18 +15,15 @@ from argus_sim.errors import InputError
 from argus_sim.profile import Manifest, Profile
 from argus_sim.provenance import Provenance
 from calibration import scorers
+from calibration.details import details
 from calibration.hardware import Hardware
-from calibration.plan import CHUNK, Plan, PlannedVariant, Settings
-from calibration.store import OK, Store, plain
+from calibration.plan import CHUNK, Cell, Plan, PlannedVariant, Settings
+from calibration.store import FAILED, OK, Store, plain
 
 #: The metric of a profile whose images mean nothing, or were not made: every score is 1.
 ABSENT = "absent"
 #: In the provenance of latencies that --quality-only takes on the way.
 ROUGH_LATENCY = "no precise latency"
-
-
-#: A change of the base's latency over its run that is worth a note.
-_DRIFT = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +91,35 @@ def assemble(
 def _latency(
     plan: Plan, settings: Settings, store: Store, left_out: list[str]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Variant -> latency cells that are done, for variants that have one of batch 1."""
+    """Variant -> latency cells that are done, for variants that have one of batch 1 and whose model loads."""
     out: dict[str, list[dict[str, Any]]] = {}
+    absent: set[str] = set()
     for cell in plan.cells:
-        if cell.kind == "latency" and (record := store.get(cell.key)) is not None:
-            if record["status"] == OK:
-                out.setdefault(cell.variant, []).append({"batch_size": cell.batch, **record})
-            else:
-                left_out.append(f"{cell.variant}: a batch of {cell.batch} {record['status']}")
+        record = store.get(cell.key)
+        if record is None or cell.kind == "quality" or cell.model in absent:
+            continue
+        if record["status"] == OK and cell.kind == "latency":
+            out.setdefault(cell.variant, []).append({"batch_size": cell.batch, **record})
+        elif record["status"] != OK:
+            left_out.append(f"{_what(cell)} {_outcome(record)}")
+            if cell.kind == "load":
+                absent.add(cell.model)
     return {name: rows for name, rows in out.items() if any(row["batch_size"] == 1 for row in rows)}
+
+
+def _what(cell: Cell) -> str:
+    """What a cell is about, as the subject of a sentence."""
+    if cell.kind == "latency":
+        return f"{cell.variant}: a batch of {cell.batch}"
+    return f"{cell.model}: " + {"load": "loading it", "parts": "timing its parts"}.get(cell.kind, cell.kind)
+
+
+def _outcome(record: dict[str, Any]) -> str:
+    """The end of that sentence, without the names of the machine's folders."""
+    if record["status"] != FAILED:
+        return str(record["status"])
+    because = re.sub(r"(?<![\w.:/])(/[\w.~+-]+){2,}/?", "...", record["because"])
+    return f"failed ({because})"
 
 
 def _quality(
@@ -146,7 +163,7 @@ def _with_ratios(
 
 def _why_no_quality(plan: Plan, store: Store, variant: PlannedVariant) -> str:
     records = [store.get(c.key) for c in plan.cells if c.kind == "quality" and c.variant == variant.name]
-    reasons = sorted({r["status"] for r in records if r is not None and r["status"] != OK})
+    reasons = sorted({_outcome(r) for r in records if r is not None and r["status"] != OK})
     if reasons:
         bad = sum(1 for r in records if r is not None and r["status"] != OK)
         return f"{', '.join(reasons)} in {bad} of {len(records)} quality cells"
@@ -217,9 +234,9 @@ def _tables(
     for model in dict.fromkeys(v.model for v in usable):
         record = store.get(f"load--{model}")
         assert record is not None  # it comes before everything else of its model
-        size = int(record.get("file_bytes", record["weight_bytes"]))
-        for source, seconds in (("disk", "disk_s"), ("host", "host_s"), ("gpu", "gpu_s")):
-            loads += [(model, source, s, size) for s in record[seconds]]
+        for source in ("disk", "host", "gpu"):
+            size = record["file_bytes" if source == "disk" else "weight_bytes"]
+            loads += [(model, source, s, size) for s in record[f"{source}_s"]]
     if quality:
         scores = pd.concat([quality[v.name] for v in usable], ignore_index=True)
     else:
@@ -264,7 +281,10 @@ def _manifest(
     provenance = {
         "variants": measured("read from the pipelines; memory is the peak on a GPU, the weights' size elsewhere"),
         "latency": measured(f"{how_long}; {weights}"),
-        "loads": measured("page cache dropped before each load from disk where the system allows it"),
+        "loads": measured(
+            "page cache dropped before each load from disk where the system allows it;"
+            " bytes are those of the files read, and of the weights moved"
+        ),
         "prompts": measured(f"the prompts that were run: {prompts_origin}"),
         "similarity": measured(f"nearest other prompt, cosine of sentence embeddings ({settings.embedding})"),
     }
@@ -295,103 +315,5 @@ def _manifest(
         metric=settings.metric if settings.quality else ABSENT,
         service_distribution="empirical",
         provenance={table: (provenance[table],) for table in tables},
-        generator=plain(_details(settings, plan, store, usable, hardware, left_out)),
+        generator=plain(details(settings, plan, store, usable, hardware, left_out)),
     )
-
-
-def _details(
-    settings: Settings,
-    plan: Plan,
-    store: Store,
-    usable: list[PlannedVariant],
-    hardware: Hardware,
-    left_out: Sequence[str],
-) -> dict[str, Any]:
-    """What has no table: settings, parts, drift, sizes, distances between sets, and what is missing."""
-    records = {cell.key: record for cell in plan.cells if (record := store.get(cell.key)) is not None}
-    hidden = {"models", "scorers", "prompts"}  # may name folders of the machine
-    details: dict[str, Any] = {
-        "command": "argus-calibrate",
-        "settings": {k: v for k, v in settings.as_json().items() if k not in hidden},
-        "machine": hardware.facts,
-        "left_out": list(left_out),
-        "models": {},
-        "latency": {
-            c.key.removeprefix("latency--"): {k: records[c.key][k] for k in ("half_width", "steady", "drift")}
-            for c in plan.cells
-            if c.kind == "latency" and records.get(c.key, {}).get("status") == OK
-        },
-    }
-    for model in dict.fromkeys(v.model for v in usable):
-        load, parts = records[f"load--{model}"], records.get(f"parts--{model}")
-        keep = ("parameters", "weight_bytes", "side", "steps", "guidance", "scheduler", "evict_s")
-        details["models"][model] = {key: load[key] for key in keep}
-        if parts is not None and parts["status"] == OK:
-            details["models"][model]["parts_s"] = {
-                k: v for k, v in parts.items() if k.endswith("_s") and k != "took_s"
-            }
-            details["models"][model]["skipping_predicted"] = _predicted(parts)
-    ends = [records.get(f"drift--{plan.base.model}--{end}", {}).get("median_s") for end in (0, 1)]
-    if ends[0] is not None and ends[1] is not None:
-        details["drift"] = {"base_at_start_s": ends[0], "base_at_end_s": ends[1], "ratio": ends[1] / ends[0]}
-    details["notes"] = _notes(details)
-    if distances := _distances(settings, plan, store, usable):
-        details["set_distances"] = {
-            "features": "image features of the CLIP scorer (not Inception's); against the base's images",
-            **distances,
-        }
-    return details
-
-
-def _notes(details: dict[str, Any]) -> list[str]:
-    """Signs that the machine was not at rest, or that the parts do not tell the whole."""
-    notes = []
-    ratio = details.get("drift", {}).get("ratio", 1.0)
-    if abs(ratio - 1.0) > _DRIFT:
-        notes.append(
-            f"the base took {ratio:.2f} times as long after its latencies as before:"
-            " heat, or other work on the machine"
-        )
-    widths = {key: values["half_width"] for key, values in details["latency"].items()}
-    unsettled = [key for key, width in widths.items() if width is None or not width < 0.05]
-    if unsettled:
-        notes.append(
-            f"{len(unsettled)} of {len(widths)} latencies are not known to 5 %: few samples, or a busy machine;"
-            " give them longer with --cell-seconds"
-        )
-    for model in details["models"].values():
-        for name, values in model.get("skipping_predicted", {}).items():
-            if abs(values["ratio"] - 1.0) > 0.05:
-                notes.append(f"{name} takes {1.0 / values['ratio']:.2f} times what its parts predict")
-    return notes
-
-
-def _predicted(parts: dict[str, Any]) -> dict[str, Any]:
-    """Approximate caching's time from the parts of the full runs just before and after it, beside its own."""
-    out = {}
-    for name, runs in parts.get("skipping", {}).items():
-        predicted, measured = np.array(runs).T
-        out[name] = {
-            "predicted_s": float(np.median(predicted)),
-            "measured_s": float(np.median(measured)),
-            "ratio": float(np.median(predicted / measured)),
-            "runs": len(runs),
-        }
-    return out
-
-
-def _distances(settings: Settings, plan: Plan, store: Store, usable: list[PlannedVariant]) -> dict[str, Any]:
-    def features(variant: PlannedVariant) -> Any:
-        cells = [c for c in plan.cells if c.kind == "quality" and c.variant == variant.name]
-        arrays = [store.array(f"features--{c.key}") for c in cells]
-        return None if not arrays or any(a is None for a in arrays) else np.concatenate(arrays)  # type: ignore[arg-type]
-
-    base = features(usable[0]) if settings.quality else None
-    if base is None or len(base) < 8:
-        return {}
-    out = {}
-    for variant in usable[1:]:
-        mine = features(variant)
-        if mine is not None:
-            out[variant.name] = scorers.set_distances(mine, base)
-    return out

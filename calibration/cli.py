@@ -141,7 +141,8 @@ def _compare_sizes(wishes: Wishes) -> None:
 
 
 def _measure(wishes: Wishes, *, plan_only: bool, quiet: bool) -> None:
-    from calibration.measure import Bar, Silent, carry_out, plan_text, prepare
+    from calibration.measure import carry_out, plan_text, prepare
+    from calibration.progress import Bar, Silent
     from calibration.store import Store
 
     def remark(text: str) -> None:
@@ -159,7 +160,7 @@ def _measure(wishes: Wishes, *, plan_only: bool, quiet: bool) -> None:
         if quiet:
             outcome = carry_out(prepared, wishes, Silent())
         else:
-            with Bar(prepared.plan, store.done(), remark) as bar:
+            with Bar(prepared.plan, store.done() - store.failed(), remark) as bar:
                 outcome = carry_out(prepared, wishes, bar)
     except KeyboardInterrupt:
         output.remark(f"stopped: {len(store.done())} of {cells} cells are kept; go on with --resume")

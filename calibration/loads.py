@@ -2,33 +2,49 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from calibration.pipelines import Weights, load, modules, need_torch
+from calibration.page_cache import drop
+from calibration.pipelines import load, modules, need_torch
+from calibration.weights import Weights, reading
 from calibration.zoo import ZooModel
 
 
 @dataclass(frozen=True, slots=True)
-class Loads:
+class FromDisk:
+    """Loads from files.
+
+    Attributes:
+        seconds: Of each.
+        file_bytes: That a load reads; None where none was done.
+        cached: The largest share of them that was in the page cache when a load began, for all our asking to
+            forget them; None where it cannot be told.
+    """
+
+    seconds: tuple[float, ...] = ()
+    file_bytes: int | None = None
+    cached: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
     """Observed times in seconds.
 
     Attributes:
-        disk: From files that are not in the page cache, as far as the system lets us drop them.
-        host: From (pinned) host memory.
+        host: From host memory.
         gpu: Weights that are on the device already: what is left is a change of a pointer.
         evict: Giving the device's memory back.
+        pinned: Whether the host's memory was pinned: a GPU takes it from there several times as fast.
     """
 
-    disk: tuple[float, ...]
     host: tuple[float, ...]
     gpu: tuple[float, ...]
     evict: tuple[float, ...]
+    pinned: bool
 
 
 def synchronise(device: str) -> None:
@@ -45,37 +61,31 @@ def release(device: str) -> None:
         torch.cuda.empty_cache()
 
 
-def from_disk(entry: ZooModel, weights: Weights, *, device: str, dtype: str, repeats: int) -> tuple[float, ...]:
-    """Seconds of ``from_pretrained`` and the move to the device, each from a dropped page cache."""
-    seconds = []
-    for _ in range(repeats):
-        drop_page_cache(entry, weights)
+def from_disk(entry: ZooModel, weights: Weights, *, device: str, dtype: str, repeats: int) -> FromDisk:
+    """Time ``from_pretrained`` and the move to the device, each from a dropped page cache."""
+    read = reading(weights, dtype)
+    seconds: list[float] = []
+    cached: list[float | None] = []
+
+    def once() -> float:
         start = time.perf_counter()
         pipe = load(entry, weights, device=device, dtype=dtype)
         synchronise(device)
-        seconds.append(time.perf_counter() - start)
+        seconds = time.perf_counter() - start
         del pipe
         release(device)
-    return tuple(seconds)
+        return seconds
+
+    once()  # the first of a process imports what it needs
+    for _ in range(repeats):
+        cached.append(drop(read.files))
+        seconds.append(once())
+    known = [share for share in cached if share is not None]
+    return FromDisk(tuple(seconds), read.bytes, max(known) if len(known) == repeats else None)
 
 
-def drop_page_cache(entry: ZooModel, weights: Weights) -> None:
-    """Ask the system to forget the weights' files. Where it cannot, a load from disk is one from the cache."""
-    folder = Path(weights.path)
-    if weights.origin == "cache":
-        import huggingface_hub
-
-        with contextlib.suppress(Exception):
-            folder = Path(huggingface_hub.snapshot_download(weights.path, local_files_only=True))
-    if not folder.is_dir() or not hasattr(os, "posix_fadvise"):
-        return
-    for file in folder.rglob("*.safetensors"):
-        with contextlib.suppress(OSError), open(file, "rb") as handle:
-            os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def host_and_device(pipe: Any, *, device: str, repeats: int) -> tuple[tuple[float, ...], ...]:
-    """``(host, gpu, evict)`` seconds of a pipeline that is on the device, and is there again afterwards.
+def host_and_device(pipe: Any, *, device: str, repeats: int) -> Moves:
+    """Time the moves of a pipeline that is on the device, and is there again afterwards.
 
     From host memory means: the weights lie in memory, pinned on a GPU's host, and are copied to fresh device
     memory. On a CPU that is a copy within memory.
@@ -84,11 +94,8 @@ def host_and_device(pipe: Any, *, device: str, repeats: int) -> tuple[tuple[floa
     parts = list(modules(pipe).values())
     tensors = [t for part in parts for t in (*part.parameters(), *part.buffers())]
     tensors = list({id(t): t for t in tensors}.values())
-    staged = [t.detach().to("cpu", copy=True) for t in tensors]
     on_gpu = device.startswith("cuda")
-    if on_gpu:
-        with contextlib.suppress(RuntimeError):  # more than may be pinned: then it is pageable memory
-            staged = [t.pin_memory() for t in staged]
+    staged, pinned = stage(tensors, pin=on_gpu)
     host, gpu, evict = [], [], []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -107,4 +114,28 @@ def host_and_device(pipe: Any, *, device: str, repeats: int) -> tuple[tuple[floa
         pipe.to(device)  # nothing is left to move
         synchronise(device)
         gpu.append(time.perf_counter() - start)
-    return tuple(host), tuple(gpu), tuple(evict)
+    del staged
+    _empty_host_cache()
+    return Moves(tuple(host), tuple(gpu), tuple(evict), pinned)
+
+
+def stage(tensors: Sequence[Any], *, pin: bool) -> tuple[list[Any], bool]:
+    """Copies in host memory, and whether they are pinned; more than may be pinned is left in pageable memory."""
+    torch = need_torch()
+    staged: list[Any] = []
+    if pin:
+        try:
+            for tensor in tensors:  # one by one: two copies of all of them may be more than the host has
+                staged.append(torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor.detach()))
+            return staged, True
+        except RuntimeError:
+            staged.clear()
+        _empty_host_cache()
+    return [tensor.detach().to("cpu", copy=True) for tensor in tensors], False
+
+
+def _empty_host_cache() -> None:
+    """PyTorch keeps pinned memory for later use; there is none, and a host has little of it."""
+    torch: Any = need_torch()
+    if hasattr(torch._C, "_host_emptyCache"):
+        torch._C._host_emptyCache()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,17 +10,20 @@ from typing import Any, Final
 
 import pandas as pd
 
+from argus_sim.cli.output import duration
 from argus_sim.errors import InputError, did_you_mean
 from calibration import estimate, scorers
 from calibration.assemble import Assembled, assemble
 from calibration.hardware import Hardware, describe, resolve_device
-from calibration.pipelines import DTYPES, Weights, check_parameters, locate, need_torch
-from calibration.plan import CHUNK, Cell, Plan, Settings, estimate_s, make_plan, prompts_digest
+from calibration.pipelines import DTYPES, check_parameters, need_torch
+from calibration.plan import CHUNK, Plan, Settings, estimate_s, make_plan, prompts_digest
+from calibration.progress import Progress
 from calibration.prompts import DEFAULT_NUMBER, read_prompts
 from calibration.quality import contact_sheet
-from calibration.runner import Calibration, Progress
-from calibration.store import OK, Store
+from calibration.runner import Calibration
+from calibration.store import Store
 from calibration.text import neighbours
+from calibration.weights import Weights, locate
 from calibration.zoo import SHAPES, ZooModel, select
 
 Say = Callable[[str], None]
@@ -111,10 +113,13 @@ def prepare(wishes: Wishes, remark: Say) -> Prepared:
     dtype = wishes.dtype or ("fp16" if device.startswith("cuda") else "fp32")
     if dtype not in DTYPES:
         raise InputError(f"no dtype {dtype!r}{did_you_mean(dtype, DTYPES)}", where="--dtype")
-    entries, weights = _with_weights(wishes, chosen, remark)
+    hardware = describe(device)
+    out = wishes.out or Path("calibrated") / _default_name(wishes.zoo, hardware, wishes.random_weights)
+    earlier = Store(out).planned() if wishes.resume else {}
+    entries, weights = _with_weights(wishes, chosen, earlier.get("models", ()), remark)
     prompts, origin = read_prompts(wishes.prompts or str(DEFAULT_NUMBER), wishes.zoo)
     quality = not (wishes.latency_only or wishes.random_weights)
-    judges = _judges(wishes, remark) if quality else ()
+    judges = _judges(wishes, earlier.get("scorers", ()), remark) if quality else ()
     metrics = [scorers.metric_of(judge) for judge in judges]
     metric = wishes.metric or next((m for m in metrics if m == "pick_score"), metrics[0] if metrics else "absent")
     if quality and metric in scorers.SIGNED:
@@ -146,8 +151,6 @@ def prepare(wishes: Wishes, remark: Say) -> Prepared:
         load_repeats=1 if wishes.quality_only else 3,
     )
     plan = make_plan(settings, entries, len(prompts))
-    hardware = describe(device)
-    out = wishes.out or Path("calibrated") / _default_name(wishes.zoo, hardware, wishes.random_weights)
     # The device's number is nobody's concern but this run's.
     settings = replace(settings, device=device)
     return Prepared(settings, plan, entries, weights, prompts, origin, out, hardware)
@@ -160,13 +163,20 @@ def _default_name(zoo: str, hardware: Hardware, random_weights: bool) -> str:
 
 
 def _with_weights(
-    wishes: Wishes, chosen: Sequence[ZooModel], remark: Say
+    wishes: Wishes, chosen: Sequence[ZooModel], earlier: Sequence[str], remark: Say
 ) -> tuple[list[ZooModel], dict[str, Weights]]:
-    """The models that can be had, and where; all of those that were named must be."""
+    """The models that can be had, and where; all of those that were named must be.
+
+    A run that goes on has the models it began with, whatever the hub says today.
+    """
     weights: dict[str, Weights] = {}
     missing: list[str] = []
+    if earlier and not wishes.models:
+        chosen = [entry for entry in chosen if entry.name in earlier]
     for entry in chosen:
-        found = locate(entry, random_weights=wishes.random_weights)
+        found = locate(entry, random_weights=wishes.random_weights, remark=remark)
+        if found is None and earlier and not wishes.models:
+            found = Weights("hub", entry.hub_id)  # where it is done, it is not needed; else its cells fail
         if found is None:
             missing.append(entry.name)
         else:
@@ -183,14 +193,14 @@ def _with_weights(
     return [entry for entry in chosen if entry.name in weights], weights
 
 
-def _judges(wishes: Wishes, remark: Say) -> tuple[str, ...]:
-    """Scorers whose weights can be had; those that were named must be."""
+def _judges(wishes: Wishes, earlier: Sequence[str], remark: Say) -> tuple[str, ...]:
+    """Scorers whose weights can be had, or those a run began with; those that were named must be."""
     if wishes.scorers:
         for name in wishes.scorers:
             if not scorers.available(name):
                 scorers.build(name, device="cpu")  # fails with the reason, or downloads
         return wishes.scorers
-    return default_scorers(wishes.zoo, remark)
+    return tuple(earlier) or default_scorers(wishes.zoo, remark)
 
 
 def default_scorers(zoo: str, remark: Say = lambda text: None) -> tuple[str, ...]:
@@ -235,7 +245,7 @@ def plan_text(prepared: Prepared, budget_s: float | None) -> tuple[list[str], di
     }
     spent = estimate_s(plan, settings, step_s, len(prepared.prompts))
     counts = {kind: sum(cell.kind == kind for cell in plan.cells) for kind in spent}
-    what = ", ".join(f"{counts[kind]} {kind} (~{_duration(s)})" for kind, s in spent.items() if counts[kind])
+    what = ", ".join(f"{counts[kind]} {kind} (~{duration(s)})" for kind, s in spent.items() if counts[kind])
     weights = {name: where.origin for name, where in prepared.weights.items()}
     lines = [
         f"device    {prepared.hardware.name}, {settings.dtype}",
@@ -245,18 +255,12 @@ def plan_text(prepared: Prepared, budget_s: float | None) -> tuple[list[str], di
         if settings.quality
         else f"prompts   {len(prepared.prompts)}; quality is not measured",
         f"cells     {len(plan.cells)}: {what}",
-        f"time      about {_duration(sum(spent.values()))}, a rough guess"
-        + (f"; stops after {_duration(budget_s)}" if budget_s else ""),
+        f"time      about {duration(sum(spent.values()))}, a rough guess"
+        + (f"; stops after {duration(budget_s)}" if budget_s else ""),
         f"output    {prepared.out}",
     ]
     lines += [f"left out  {name}: {reason}" for name, reason in plan.left_out]
     return lines, step_s
-
-
-def _duration(seconds: float) -> str:
-    from argus_sim.cli.output import duration
-
-    return duration(seconds)
 
 
 # ---- carrying it out
@@ -288,8 +292,9 @@ def carry_out(prepared: Prepared, wishes: Wishes, progress: Progress) -> Outcome
     similarity = neighbours(list(p.prompts["prompt"]), list(p.prompts["text"]), p.settings.embedding)
     keep = wishes.sheets if p.settings.quality else 0
     with Store(p.out) as store:
-        # Another GPU of the same machine gives the same cells: a run may go on there.
-        store.begin(replace(p.settings, device=p.settings.device.partition(":")[0]), resume=wishes.resume)
+        # Another GPU of the same kind gives the same cells: a run may go on there.
+        settings = replace(p.settings, device=p.settings.device.partition(":")[0])
+        store.begin(settings, _machine(p.hardware), resume=wishes.resume)
         calibration = Calibration(
             p.settings, p.plan, p.entries, p.weights, p.prompts, similarity, store,
             progress=progress, budget_s=wishes.budget_s, keep_images=keep,
@@ -300,9 +305,15 @@ def carry_out(prepared: Prepared, wishes: Wishes, progress: Progress) -> Outcome
         )
         assembled.profile.save(p.out)
         sheets = _write_sheets(p, store, keep)
-        if finished:
-            store.clean()
+        if finished and not store.failed():
+            store.clean()  # what failed may be tried again, and needs what is there
     return Outcome(assembled, finished, sheets)
+
+
+def _machine(hardware: Hardware) -> dict[str, str]:
+    """What times depend on beside the settings."""
+    versions = {k: v for k, v in hardware.libraries.items() if k not in ("python", "argus-sim")}
+    return {"device": hardware.name, **versions}
 
 
 def _write_sheets(p: Prepared, store: Store, number: int) -> tuple[Path, ...]:
@@ -326,64 +337,6 @@ def _write_sheets(p: Prepared, store: Store, number: int) -> tuple[Path, ...]:
             store.write(f"sheets/{prompt['prompt']}.png", contact_sheet(rows, names, title))
             out.append(store.folder / "sheets" / f"{prompt['prompt']}.png")
     return tuple(out)
-
-
-class Bar:
-    """Progress on stderr: a bar with the time left where someone watches, a line a minute where nobody does."""
-
-    def __init__(self, plan: Plan, done: set[str], remark: Say) -> None:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-        from rich.progress import Progress as RichProgress
-
-        self._remark = remark
-        console = Console(stderr=True)
-        self._bar = RichProgress(
-            BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-            TextColumn("{task.description}", markup=False), console=console, transient=True,
-            disable=not console.is_terminal,
-        )  # fmt: skip
-        self._watched = console.is_terminal
-        left = sum(cell.key not in done for cell in plan.cells)
-        self._task = self._bar.add_task("", total=len(plan.cells), completed=len(plan.cells) - left)
-        self._left, self._start, self._last, self._ended = left, time.monotonic(), time.monotonic(), 0
-
-    def __enter__(self) -> Bar:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def begin(self, cell: Cell) -> None:
-        self._bar.update(self._task, description=cell.key.replace("~", "/").replace("--", " "))
-
-    def end(self, cell: Cell, record: dict[str, Any]) -> None:
-        self._ended += 1
-        self._bar.advance(self._task)
-        if record["status"] != OK:
-            self._remark(f"{cell.key.replace('~', '/').replace('--', ' ')}: {record['status']}")
-        now = time.monotonic()
-        if not self._watched and now - self._last >= 60.0:
-            self._last = now
-            left = (self._left - self._ended) * (now - self._start) / self._ended
-            self._remark(f"{self._ended} of {self._left} cells, about {_duration(left)} left")
-
-
-class Silent:
-    """Nobody wants to know."""
-
-    def begin(self, cell: Cell) -> None:
-        pass
-
-    def end(self, cell: Cell, record: dict[str, Any]) -> None:
-        pass
 
 
 def compare_sizes(entries: Sequence[ZooModel]) -> tuple[list[tuple[str, str, int, str, bool]], bool]:

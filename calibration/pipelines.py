@@ -1,20 +1,19 @@
-"""From zoo entries to diffusers pipelines: found weights, random weights, or none at all (the meta device).
+"""From zoo entries to diffusers pipelines: weights that are here, random ones, or none at all (the meta device).
 
 Imports torch and diffusers when a function is called, not before.
 """
 
 from __future__ import annotations
 
-import os
+import json
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from argus_sim.errors import InputError
+from calibration.failures import first_line, is_out_of_memory
+from calibration.weights import NOT_LOADED, Weights, locate, reading
 from calibration.zoo import ZooModel, published_range
-
-Origin = Literal["folder", "cache", "hub", "random"]
 
 DTYPES: Final = ("fp16", "bf16", "fp32")
 
@@ -45,48 +44,6 @@ def torch_dtype(name: str) -> Any:
     return {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[name]
 
 
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """Where the weights of a model are.
-
-    Attributes:
-        origin: A local ``folder``, the hub's ``cache``, the ``hub`` itself, or ``random``.
-        path: What ``from_pretrained`` takes; "" for random ones.
-    """
-
-    origin: Origin
-    path: str
-
-
-def locate(entry: ZooModel, *, random_weights: bool = False, online: bool | None = None) -> Weights | None:
-    """Find a model's weights: its folder, the hub's cache, the hub; None where they are not to be had.
-
-    Args:
-        entry: The model.
-        random_weights: Build it from its architecture instead.
-        online: Whether to ask the hub; by default unless ``HF_HUB_OFFLINE`` says no.
-    """
-    if entry.folder is not None:
-        there = (entry.folder / "model_index.json").is_file()
-        return Weights("folder", str(entry.folder)) if there else None
-    if random_weights:
-        return Weights("random", "")
-    import huggingface_hub
-
-    index = huggingface_hub.try_to_load_from_cache(entry.hub_id, "model_index.json", revision=entry.revision)
-    if isinstance(index, str):
-        return Weights("cache", entry.hub_id)
-    if online is None:
-        online = os.environ.get("HF_HUB_OFFLINE", "").lower() not in ("1", "true", "yes", "on")
-    if not online:
-        return None
-    try:
-        huggingface_hub.HfApi().model_info(entry.hub_id, revision=entry.revision, timeout=5.0)
-    except Exception:  # whatever keeps us from it, the answer is the same: not to be had
-        return None
-    return Weights("hub", entry.hub_id)
-
-
 def load(entry: ZooModel, weights: Weights, *, device: str, dtype: str, seed: int = 0) -> Any:
     """A pipeline on the device, ready to run.
 
@@ -94,6 +51,8 @@ def load(entry: ZooModel, weights: Weights, *, device: str, dtype: str, seed: in
         InputError: The weights are there but cannot be read.
     """
     need_torch()
+    if weights.origin == "cache" and not Path(weights.path).is_dir():  # it was found on another machine
+        weights = locate(entry, online=False) or weights
     pipe = build_random(entry, device=device, dtype=dtype, seed=seed) if weights.origin == "random" else None
     if pipe is None:
         pipe = _from_pretrained(entry, weights, dtype).to(device)
@@ -104,40 +63,46 @@ def load(entry: ZooModel, weights: Weights, *, device: str, dtype: str, seed: in
 def _from_pretrained(entry: ZooModel, weights: Weights, dtype: str) -> Any:
     import diffusers
 
-    options: dict[str, Any] = {"torch_dtype": torch_dtype(dtype), "local_files_only": weights.origin != "hub"}
-    if weights.origin != "folder":
-        options["revision"] = entry.revision
     try:
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore", FutureWarning
             )  # newer versions call it dtype, older ones do not know that
-            pipe = diffusers.DiffusionPipeline.from_pretrained(weights.path, **options)
-        if entry.denoiser_file and weights.origin != "folder":
-            _replace_denoiser(pipe, entry, local=weights.origin != "hub")
+            pipe = diffusers.DiffusionPipeline.from_pretrained(weights.path, **_options(entry, weights, dtype))
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"the weights of {entry.name!r} cannot be loaded: {first}", where=weights.path) from None
-    for part in ("safety_checker", "feature_extractor", "image_encoder"):  # not part of what is measured
-        if part in pipe.components and getattr(pipe, part, None) is not None:
-            pipe.register_modules(**{part: None})
+        raise InputError(
+            f"the weights of {entry.name!r} cannot be loaded: {first_line(error)}", where=weights.path
+        ) from None
+    if weights.denoiser:
+        pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **dict(entry.scheduler_config))
     wanted = getattr(diffusers, entry.scheduler) if entry.scheduler else type(pipe.scheduler)
     if type(pipe.scheduler) is not wanted:
         pipe.scheduler = wanted.from_config(pipe.scheduler.config)
     return pipe
 
 
-def _replace_denoiser(pipe: Any, entry: ZooModel, *, local: bool) -> None:
-    import huggingface_hub
-    from safetensors.torch import load_file
+def _options(entry: ZooModel, weights: Weights, dtype: str) -> dict[str, Any]:
+    """What ``from_pretrained`` is told: to read no more than what is run."""
+    options: dict[str, Any] = {"torch_dtype": torch_dtype(dtype), "local_files_only": True}
+    variant = reading(weights, dtype).variant
+    if variant is not None:
+        options["variant"] = variant
+    index = json.loads((Path(weights.path) / "model_index.json").read_text("utf-8"))
+    options |= {part: None for part in NOT_LOADED if (index.get(part) or [None])[0] is not None}
+    if "safety_checker" in index:
+        options["requires_safety_checker"] = False
+    if str(index["_class_name"]).startswith("StableDiffusionXL"):
+        options["add_watermarker"] = False
+    if weights.denoiser:
+        from safetensors.torch import load_file
 
-    assert entry.denoiser_file is not None
-    repository, name = entry.denoiser_file
-    file = huggingface_hub.hf_hub_download(repository, name, local_files_only=local)
-    pipe.unet.load_state_dict(load_file(file))
-    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **dict(entry.scheduler_config))
+        # Its own weights are put in place of none at all, not of the pipeline's.
+        options["unet"] = build_component(entry, "unet", device="meta", dtype=dtype)
+        options["unet"].load_state_dict(load_file(weights.denoiser), assign=True)
+        options["unet"].to(torch_dtype(dtype))
+    return options
 
 
 def build_component(entry: ZooModel, component: str, *, device: str, dtype: str) -> Any:
@@ -180,6 +145,8 @@ def build_random(entry: ZooModel, *, device: str, dtype: str, seed: int = 0) -> 
     parts["scheduler"] = getattr(diffusers, entry.scheduler)(**entry.scheduler_config)
     if entry.pipeline == "StableDiffusionPipeline":
         parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    if entry.pipeline == "StableDiffusionXLPipeline":
+        parts["add_watermarker"] = False  # takes time, and is on or off by what else is installed
     pipe = getattr(diffusers, entry.pipeline)(**parts)
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -266,16 +233,3 @@ def weight_bytes(pipe: Any) -> int:
     """Bytes of all weights and buffers."""
     tensors = [t for part in modules(pipe).values() for t in (*part.parameters(), *part.buffers())]
     return sum(t.numel() * t.element_size() for t in tensors)
-
-
-def folder_bytes(folder: Path) -> int:
-    """Bytes of all files under a folder."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it says that a device or the host has no memory left."""
-    if isinstance(error, MemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)

@@ -2,53 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
+import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from argus_sim.errors import InputError
-from calibration import loads, scorers
+from calibration import loads
 from calibration.approximations import parse
+from calibration.failures import first_line, is_of_the_host, is_out_of_memory
 from calibration.hardware import Nvml
-from calibration.latency import Samples, Workload, measure
-from calibration.pipelines import (
-    Weights,
-    default_side,
-    folder_bytes,
-    is_out_of_memory,
-    load,
-    modules,
-    need_torch,
-    weight_bytes,
-)
-from calibration.plan import CHUNK, SKIPPING_ROUNDS, Cell, Plan, PlannedVariant, Settings
-from calibration.quality import Rated, rate
-from calibration.store import DOES_NOT_FIT, NAN_IMAGES, OK, Store, free_bytes
+from calibration.latency import Samples, measure
+from calibration.pipelines import modules, need_torch, weight_bytes
+from calibration.plan import SKIPPING_ROUNDS, Cell, Plan, Settings, hurried
+from calibration.progress import Progress
+from calibration.quality_cells import QualityCells
+from calibration.session import OnDevice
+from calibration.store import DOES_NOT_FIT, FAILED, OK, CannotWrite, DeviceLost, Store, free_bytes
+from calibration.weights import Weights
 from calibration.zoo import ZooModel
 
-
-class Progress(Protocol):
-    """Who wants to know how far it is."""
-
-    def begin(self, cell: Cell) -> None: ...
-
-    def end(self, cell: Cell, record: dict[str, Any]) -> None: ...
-
-
-@dataclass
-class _Session:
-    """The model on the device, and the approximation that is applied to it."""
-
-    entry: ZooModel
-    work: Workload
-    stack: contextlib.ExitStack
-    variant: str = ""
+#: A process that ended this often in the middle of the same cell was ended by it.
+_FATAL = 2
 
 
 class Calibration:
@@ -82,114 +59,144 @@ class Calibration:
     ) -> None:
         self.settings, self.plan, self.store = settings, plan, store
         self._entries = {entry.name: entry for entry in entries}
-        self._weights, self._prompts = weights, prompts
-        index = {prompt: i for i, prompt in enumerate(prompts["prompt"])}
-        self._neighbour = [index[name] for name in similarity["neighbour"]]
-        self._progress, self._keep_images = progress, keep_images
+        self._device = OnDevice(settings, plan, self._entries, weights, str(prompts["text"].iloc[0]))
+        self._images = QualityCells(settings, plan, prompts, similarity, store, self._device, keep_images)
+        self._progress = progress
         self._deadline = None if budget_s is None else time.monotonic() + budget_s
-        self._judges: list[scorers.Scorer] | None = None
-        self._session: _Session | None = None
-        self._images_at_once = CHUNK
 
     def run(self) -> bool:
-        """Do what is not done yet; False when the budget ended it. Cells that cannot be are recorded as such."""
-        done = self.store.done()
+        """Do what is not done yet, then once more what failed in an earlier run; False when the budget ended it.
+
+        What cannot be done is recorded as such, and the rest goes on.
+
+        Raises:
+            InputError: Nothing can be kept, or the device no longer answers.
+        """
+        tried: set[str] = set()
         try:
-            for cell in self.plan.cells:
-                if cell.key in done:
-                    continue
-                if self._deadline is not None and time.monotonic() >= self._deadline:
-                    return False
-                self._progress.begin(cell)
-                record, rows = self._attempt(cell)
-                self.store.put(cell.key, record, rows)
-                self._progress.end(cell, record)
+            for again in (False, True):
+                done, failed = self.store.done(), self.store.failed()
+                for cell in self.plan.cells if self._deadline is None else hurried(self.plan):
+                    if cell.key in tried or (cell.key not in failed if again else cell.key in done):
+                        continue
+                    instead = self._obstacle(cell)
+                    if again and instead is not None:
+                        continue
+                    if self._late():
+                        return False
+                    if instead is None:
+                        tried.add(cell.key)
+                    self._do(cell, instead)
         finally:
-            self._close()
+            self._device.close()
         return True
 
-    # ---- cells
+    def _late(self) -> bool:
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+    # ---- a cell
+
+    def _do(self, cell: Cell, record: dict[str, Any] | None) -> None:
+        """Do a cell, or keep what is to be said in its place."""
+        self._progress.begin(cell)
+        rows: pd.DataFrame | None = None
+        with self.store.attempt(cell.key) as unfinished:
+            if record is None and unfinished >= _FATAL:
+                because = f"the process ended in the middle of it {unfinished} times: is there memory enough?"
+                record = {"status": FAILED, "because": because}
+            if record is None:
+                record, rows = self._attempt(cell)
+            self.store.put(cell.key, record, rows)
+        self._progress.end(cell, record)
 
     def _attempt(self, cell: Cell) -> tuple[dict[str, Any], pd.DataFrame | None]:
-        if self._known_not_to_fit(cell):
-            return {"status": DOES_NOT_FIT, "because": "a smaller batch, or the model itself, does not"}, None
         start = time.perf_counter()
         try:
+            if cell.kind != "quality":
+                self._device.dismiss_judges()
             record, rows = self._kinds[cell.kind](self, cell)
+            return {"status": OK, **record, "took_s": time.perf_counter() - start}, rows
+        except CannotWrite:
+            raise
         except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            self._close()
-            return {"status": DOES_NOT_FIT, "because": str(error).splitlines()[0][:200]}, None
-        return {"status": OK, **record, "took_s": time.perf_counter() - start}, rows
+            failure = self._failure(error)
+        # Not before the error is forgotten: its traceback holds what the cell had on the device.
+        self._device.close()
+        if self._device.lost:
+            raise DeviceLost(
+                f"the device no longer answers after {cell.key} ({failure['because']}): --resume goes on"
+            )
+        return failure, None
 
-    def _known_not_to_fit(self, cell: Cell) -> bool:
-        """Whether what is smaller did not fit, so that trying again would only take time."""
+    def _failure(self, error: Exception) -> dict[str, Any]:
+        because = first_line(error)
+        if is_out_of_memory(error):
+            if self.settings.device == "cpu" or not is_of_the_host(error):
+                return {"status": DOES_NOT_FIT, "because": because}
+            because = f"the host's memory ended: {because}"
+        return {"status": FAILED, "because": because, "traceback": traceback.format_exc()[-4000:]}
 
-        def failed(kind: str, variant: str, batch: int) -> bool:
-            for other in self.plan.cells:
-                if (
-                    other.kind == kind
-                    and other.model == cell.model
-                    and (other.variant, other.batch) == (variant, batch)
-                ):
-                    record = self.store.get(other.key)
-                    return record is not None and record["status"] == DOES_NOT_FIT
-            return False
+    def _obstacle(self, cell: Cell) -> dict[str, Any] | None:
+        """What to record in the place of a cell that need not be tried; None where it is to be."""
+        if cell.kind == "load":
+            return None
+        load = self.store.get(f"load--{cell.model}")
+        if load is not None and load["status"] == FAILED:
+            return {"status": FAILED, "because": "its model cannot be loaded"}
+        smaller = [c for c in self.plan.cells if c.kind == cell.kind == "latency" and c.variant == cell.variant]
+        before = [load, *(self.store.get(c.key) for c in smaller if c.batch < cell.batch)]
+        if any(record is not None and record["status"] == DOES_NOT_FIT for record in before):
+            return {"status": DOES_NOT_FIT, "because": "a smaller batch, or the model itself, does not"}
+        missing = self._images.missing(cell) if cell.kind == "quality" else ""
+        return {"status": FAILED, "because": missing} if missing else None
 
-        if cell.kind != "load" and failed("load", "", 0):
-            return True
-        smaller = [b for b in self.settings.batch_sizes if b < cell.batch]
-        return cell.kind == "latency" and any(failed("latency", cell.variant, b) for b in smaller)
+    # ---- kinds of cells
 
     def _load(self, cell: Cell) -> tuple[dict[str, Any], None]:
-        settings, entry, weights = self.settings, self._entries[cell.model], self._weights[cell.model]
-        self._close()
-        repeats = settings.load_repeats
-        disk: tuple[float, ...] = ()
-        if weights.origin != "random":
-            disk = loads.from_disk(entry, weights, device=settings.device, dtype=settings.dtype, repeats=repeats)
-        session = self._open(cell.model)
-        size = weight_bytes(session.work.pipe)
+        settings, entry = self.settings, self._entries[cell.model]
+        self._device.close()
+        weights = self._device.fetched(cell.model)
         if weights.origin == "random":
-            disk = self._load_from_scratch(entry, session.work.pipe, size)
-        host, gpu, evict = loads.host_and_device(session.work.pipe, device=settings.device, repeats=repeats)
-        parts = {
-            name: sum(p.numel() for p in part.parameters()) for name, part in modules(session.work.pipe).items()
-        }
+            disk = self._through_the_disk(entry)
+        else:
+            disk = loads.from_disk(
+                entry, weights, device=settings.device, dtype=settings.dtype, repeats=settings.load_repeats
+            )
+        work = self._device.open(cell.model)
+        moves = loads.host_and_device(work.pipe, device=settings.device, repeats=settings.load_repeats)
+        parts = {name: sum(p.numel() for p in part.parameters()) for name, part in modules(work.pipe).items()}
         record: dict[str, Any] = {
-            "disk_s": disk, "host_s": host, "gpu_s": gpu, "evict_s": evict, "weight_bytes": size,
-            "parameters": parts, "side": session.work.side, "steps": session.work.steps,
-            "guidance": session.work.guidance, "scheduler": type(session.work.pipe.scheduler).__name__,
+            "disk_s": disk.seconds, "host_s": moves.host, "gpu_s": moves.gpu, "evict_s": moves.evict,
+            "weight_bytes": weight_bytes(work.pipe), "file_bytes": disk.file_bytes, "cached": disk.cached,
+            "pinned": moves.pinned, "parameters": parts, "side": work.side, "steps": work.steps,
+            "guidance": work.guidance, "scheduler": type(work.pipe.scheduler).__name__,
         }  # fmt: skip
-        if weights.origin == "folder":
-            record["file_bytes"] = folder_bytes(Path(weights.path))
         return record, None
 
-    def _load_from_scratch(self, entry: ZooModel, pipe: Any, size: int) -> tuple[float, ...]:
+    def _through_the_disk(self, entry: ZooModel) -> loads.FromDisk:
         """Random weights are written once to be read: how long a disk takes does not depend on what they are."""
-        if free_bytes(self.store.folder) < 1.2 * size + 1e9:
-            return ()
         folder = self.store.folder / "work" / "weights"
+        pipe = self._device.open(entry.name).pipe
+        if free_bytes(self.store.folder) < 1.2 * weight_bytes(pipe) + 1e9:
+            return loads.FromDisk()
         try:
             pipe.save_pretrained(folder)
-            self._close()
-            saved = replace(entry, folder=folder)
-            seconds = loads.from_disk(
-                saved, Weights("folder", str(folder)), device=self.settings.device, dtype=self.settings.dtype,
-                repeats=self.settings.load_repeats,
+            # A device may hold the model once, not twice.
+            del pipe
+            self._device.close()
+            return loads.from_disk(
+                replace(entry, folder=folder), Weights("folder", str(folder)), device=self.settings.device,
+                dtype=self.settings.dtype, repeats=self.settings.load_repeats,
             )  # fmt: skip
         except OSError:
-            seconds = ()
+            return loads.FromDisk()
         finally:
             import shutil
 
             shutil.rmtree(folder, ignore_errors=True)
-        self._open(entry.name)
-        return seconds
 
     def _parts(self, cell: Cell) -> tuple[dict[str, Any], None]:
-        work = self._open(cell.model).work
+        work = self._device.open(cell.model)
         work.parts(1, repeats=1)  # warm-up
         parts = work.parts(1, repeats=5)
         skipped = {v.name: parse(v.approximation) for v in self.plan.skipping(cell.model)}
@@ -197,19 +204,18 @@ class Calibration:
         return {**{name: getattr(parts, name) for name in parts.__slots__}, "skipping": skipping}, None
 
     def _latency(self, cell: Cell) -> tuple[dict[str, Any], None]:
-        session = self._open(cell.model, cell.variant)
+        work = self._device.open(cell.model, cell.variant)
         planned = self.plan.variant(cell.variant)
-        torch = need_torch()
-        on_gpu = self.settings.device.startswith("cuda")
-        if on_gpu:
-            torch.cuda.reset_peak_memory_stats()
-        once = session.work.timed(parse(planned.approximation), cell.batch)
-        samples, energy_j = self._measured(once)
-        memory = torch.cuda.max_memory_allocated() if on_gpu else weight_bytes(session.work.pipe)
+        cuda = need_torch().cuda if self.settings.device.startswith("cuda") else None
+        if cuda is not None:
+            loads.release(self.settings.device)  # what an earlier cell reserved is not this one's
+            cuda.reset_peak_memory_stats()
+        samples, energy_j = self._measured(work.timed(parse(planned.approximation), cell.batch))
         record = {
-            **samples.row(), "energy_j": energy_j, "memory_bytes": memory, "warm_up": samples.warm_up,
-            "steady": samples.steady, "half_width": samples.half_width, "drift": samples.drift,
-            "side": session.work.side,
+            **samples.row(), "energy_j": energy_j, "warm_up": samples.warm_up,
+            "memory_bytes": weight_bytes(work.pipe) if cuda is None else cuda.max_memory_allocated(),
+            "reserved_bytes": None if cuda is None else cuda.max_memory_reserved(),
+            "steady": samples.steady, "half_width": samples.half_width, "drift": samples.drift, "side": work.side,
         }  # fmt: skip
         return record, None
 
@@ -230,83 +236,13 @@ class Calibration:
 
     def _drift(self, cell: Cell) -> tuple[dict[str, Any], None]:
         """The same work at the start and at the end: has the device become slower?"""
-        work = self._open(cell.model, cell.model).work
+        work = self._device.open(cell.model, cell.model)
         samples, _ = self._measured(work.timed(parse(""), 1))
         with Nvml(self.settings.device) as nvml:
             return {"median_s": samples.median_s, "half_width": samples.half_width, **nvml.facts()}, None
 
     def _quality(self, cell: Cell) -> tuple[dict[str, Any], pd.DataFrame | None]:
-        session = self._open(cell.model, cell.variant)
-        planned = self.plan.variant(cell.variant)
-        first = cell.chunk * CHUNK
-        prompts = self._prompts.iloc[first : first + CHUNK]
-        is_base = planned.name == self.plan.base.name
-        spot = f"s{cell.seed}--c{cell.chunk:04d}"
-        base = None if is_base else self.store.array(f"images--{spot}")
-        rated = self._rated_in_parts(
-            session.work,
-            parse(planned.approximation),
-            variant=planned.name,
-            prompts=prompts,
-            first=first,
-            seed=cell.seed,
-            judges=self._scorers(),
-            keep_latents=self._latents_wanted(planned),
-            cached_latents=lambda positions, step: self._cached(cell, positions, step),
-            base_images=None if base is None else base.astype(np.float32) / 255.0,
-        )
-        self._keep(cell, planned, rated, is_base, spot)
-        if rated.rows is None:
-            return {"status": NAN_IMAGES, "images": rated.bad}, None
-        return {"images": len(prompts)}, rated.rows
-
-    def _rated_in_parts(self, *args: Any, **options: Any) -> Rated:
-        """In batches of a whole chunk, or of fewer where the device's memory ends: images are the same."""
-        while True:
-            try:
-                return rate(*args, batch=self._images_at_once, **options)
-            except Exception as error:
-                if not is_out_of_memory(error) or self._images_at_once == 1:
-                    raise
-                self._images_at_once //= 2
-            loads.release(self.settings.device)
-
-    def _keep(self, cell: Cell, planned: PlannedVariant, rated: Rated, is_base: bool, spot: str) -> None:
-        for step, latents in rated.latents.items():
-            self.store.put_array(f"latents--{cell.model}--{step}--{spot}", latents)
-        if rated.rows is None:
-            return
-        pixels = np.asarray(np.round(rated.images * 255.0), dtype=np.uint8)
-        if is_base:
-            self.store.put_array(f"images--{spot}", pixels)
-        if cell.chunk * CHUNK < self._keep_images:
-            self.store.put_array(f"sheet--{cell.key}", pixels)
-        if rated.features is not None:
-            self.store.put_array(f"features--{cell.key}", rated.features)
-
-    def _latents_wanted(self, planned: PlannedVariant) -> list[int]:
-        if planned.approximation:
-            return []
-        # A cache fits the schedule it was filled by: variants of another number of steps need latents of their
-        # own.
-        mine = self.plan.of_model(planned.model)
-        return sorted({v.skipped for v in mine if v.skipped and v.steps == planned.steps})
-
-    def _cached(self, cell: Cell, positions: Sequence[int], step: int) -> Any:
-        """What a cache holding every other prompt would answer: the nearest neighbour's latents."""
-        out = []
-        chunks: dict[int, Any] = {}
-        for position in positions:
-            chunk, at = divmod(self._neighbour[position], CHUNK)
-            if chunk not in chunks:
-                chunks[chunk] = self.store.array(f"latents--{cell.model}--{step}--s{cell.seed}--c{chunk:04d}")
-                if chunks[chunk] is None:
-                    raise InputError(
-                        f"latents of {cell.model!r} at step {step} are gone: delete the run and start again",
-                        where=str(self.store.folder),
-                    )
-            out.append(chunks[chunk][at])
-        return np.stack(out)
+        return self._images.do(cell)
 
     _kinds: dict[str, Callable[[Calibration, Cell], tuple[dict[str, Any], pd.DataFrame | None]]] = {
         "load": _load,
@@ -315,35 +251,3 @@ class Calibration:
         "drift": _drift,
         "quality": _quality,
     }
-
-    # ---- what is on the device
-
-    def _scorers(self) -> list[scorers.Scorer]:
-        if self._judges is None:
-            self._judges = [scorers.build(name, device=self.settings.device) for name in self.settings.scorers]
-        return self._judges
-
-    def _open(self, model: str, variant: str = "") -> _Session:
-        """The model on the device with the variant's approximation applied, whatever was there before."""
-        if self._session is not None and self._session.entry.name != model:
-            self._close()
-        if self._session is None:
-            entry, settings = self._entries[model], self.settings
-            pipe = load(entry, self._weights[model], device=settings.device, dtype=settings.dtype)
-            side = default_side(entry, pipe)
-            work = Workload(pipe, device=settings.device, steps=entry.steps, guidance=entry.guidance, side=side)
-            work.prompt = str(self._prompts["text"].iloc[0])
-            self._session = _Session(entry, work, contextlib.ExitStack())
-        wanted = variant or model
-        if self._session.variant != wanted:
-            self._session.stack.close()
-            approximation = parse(self.plan.variant(wanted).approximation)
-            self._session.stack.enter_context(approximation.applied(self._session.work.pipe))
-            self._session.variant = wanted
-        return self._session
-
-    def _close(self) -> None:
-        if self._session is not None:
-            self._session.stack.close()
-            self._session = None
-        loads.release(self.settings.device)

@@ -1,18 +1,20 @@
 """Where a calibration keeps what it has done: one file per cell, each there whole or not at all.
 
-``OUT.run/``: ``plan.json`` (what the run is about), ``prompts.parquet``, ``cells/`` (results), ``work/``
-(latents, images and features that later cells need). A cell is done when its JSON file is there; whatever belongs
-to it is written before. So a run can be killed at any moment, and goes on with the cells that are missing.
+``OUT.run/``: ``plan.json`` (what the run is about), ``cells/`` (results), ``work/`` (latents, images and
+features that later cells need), ``attempts.json`` (cells that were begun and have not ended), and
+``set_distances.json``. A cell is done when its JSON file is there; whatever belongs to it is written before. So a
+run can be killed at any moment, and goes on with the cells that are missing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +30,16 @@ from calibration.plan import Settings
 OK: Final = "ok"
 DOES_NOT_FIT: Final = "does not fit"
 NAN_IMAGES: Final = "images are not numbers"
+#: Anything else that kept a cell from being done: a run that goes on tries these again.
+FAILED: Final = "failed"
+
+
+class CannotWrite(InputError):
+    """Nothing more can be kept."""
+
+
+class DeviceLost(InputError):
+    """The device no longer answers this process."""
 
 
 class Store:
@@ -61,16 +73,25 @@ class Store:
         if self._lock is not None:
             self._lock.close()
 
-    def begin(self, settings: Settings, *, resume: bool) -> None:
+    def planned(self) -> dict[str, Any]:
+        """What the run that is there is about; empty where there is none."""
+        file = self.folder / "plan.json"
+        return dict(json.loads(file.read_text("utf-8"))) if file.is_file() else {}
+
+    def begin(self, settings: Settings, machine: Mapping[str, str], *, resume: bool) -> None:
         """Start a run, or check that the one that is there is the same.
 
+        Args:
+            settings: What it measures.
+            machine: What it measures on and with: times of two machines, or of two versions, are not to be mixed.
+            resume: Whether to go on with what is there.
+
         Raises:
-            InputError: There are cells and `resume` is not set, or they are of other settings.
+            InputError: There are cells and `resume` is not set, or they are of other settings or another machine.
         """
-        file = self.folder / "plan.json"
-        ours = settings.as_json()
-        if file.is_file():
-            theirs = json.loads(file.read_text("utf-8"))
+        ours = {**settings.as_json(), **{f"machine: {what}": value for what, value in machine.items()}}
+        theirs = self.planned()
+        if theirs:
             if not resume and self.done():
                 raise InputError(
                     f"holds {len(self.done())} cells of an earlier run: go on with --resume,"
@@ -83,11 +104,35 @@ class Store:
                 raise InputError(f"cannot go on with other settings ({shown})", where=str(self.folder))
         self.write("plan.json", json.dumps(ours, indent=2).encode())
 
+    @contextmanager
+    def attempt(self, key: str) -> Iterator[int]:
+        """Note that a cell is begun, until it has ended; how often it was begun and the process ended instead.
+
+        Whatever Python hears of is an end, but for a device that is lost: the next process is to know of that.
+        """
+        file = self.folder / "attempts.json"
+        noted: dict[str, int] = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+        before = noted.pop(key, 0)
+        self.write("attempts.json", json.dumps(noted | {key: before + 1}).encode())
+        try:
+            yield before
+        except DeviceLost:
+            raise
+        except BaseException:
+            with contextlib.suppress(InputError):  # the disk is full: what is on its way says so
+                self.write("attempts.json", json.dumps(noted).encode())
+            raise
+        self.write("attempts.json", json.dumps(noted).encode())
+
     # ---- cells
 
     def done(self) -> set[str]:
         """Keys of the cells that are finished."""
         return {file.stem for file in (self.folder / "cells").glob("*.json")}
+
+    def failed(self) -> set[str]:
+        """Those of them that failed, and may be tried again."""
+        return {key for key in self.done() if (record := self.get(key)) and record["status"] == FAILED}
 
     def put(self, key: str, record: dict[str, Any], rows: pd.DataFrame | None = None) -> None:
         """Keep a cell's result."""
@@ -112,6 +157,9 @@ class Store:
         np.save(buffer, array, allow_pickle=False)
         self.write(f"work/{name}.npy", buffer.getvalue())
 
+    def has_array(self, name: str) -> bool:
+        return (self.folder / "work" / f"{name}.npy").is_file()
+
     def array(self, name: str) -> npt.NDArray[Any] | None:
         file = self.folder / "work" / f"{name}.npy"
         return np.load(file, allow_pickle=False) if file.is_file() else None
@@ -131,12 +179,12 @@ def _room_on_disk(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError(
+            raise CannotWrite(
                 "no space is left on the disk; what is done is kept: make room and go on with --resume",
                 where=str(folder),
             ) from None
         if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise InputError(f"cannot be written: {error.strerror}", where=str(folder)) from None
+            raise CannotWrite(f"cannot be written: {error.strerror}", where=str(folder)) from None
         raise
 
 

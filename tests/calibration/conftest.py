@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,43 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of two tiny models, ``big`` and ``small``, and of a scorer, ``judge``."""
+    from tests.calibration.make_pipelines import tiny_scorer, tiny_sd
+
+    folder = tmp_path_factory.mktemp("zoo")
+    tiny_sd(width=24).save_pretrained(folder / "big")
+    tiny_sd(width=16, seed=1).save_pretrained(folder / "small")
+    tiny_scorer(folder / "judge")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def orderly_time() -> Iterator[None]:
+    """Latency by the number of steps and of weights, whatever else this machine is doing."""
+    from calibration.approximations import Run
+    from calibration.latency import Workload
+    from calibration.pipelines import weight_bytes
+
+    timed = Workload.timed
+
+    def by_the_book(self: Workload, approximation: Any, batch: int) -> Any:
+        once = timed(self, approximation, batch)
+        run = approximation.adjust(Run(self.steps))
+        seconds = 1e-9 * weight_bytes(self.pipe) * (run.steps - run.skipped + 2) * (1 + batch)
+
+        def timed_run() -> float:
+            once()
+            return seconds
+
+        return timed_run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Workload, "timed", by_the_book)
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

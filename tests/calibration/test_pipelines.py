@@ -12,8 +12,10 @@ import pytest
 from argus_sim.errors import InputError
 from calibration import loads, pipelines
 from calibration.approximations import EXACT, Run, parse
+from calibration.failures import first_line, is_of_the_host, is_out_of_memory
 from calibration.hardware import Nvml, describe, resolve_device
 from calibration.latency import Workload
+from calibration.weights import Weights, locate
 from calibration.zoo import ZOOS, ZooModel, published_range, select
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -64,7 +66,7 @@ def test_a_published_size_allows_one_percent() -> None:
 
 def test_weights_from_a_folder_give_the_very_same_images(folder: Path) -> None:
     entry = entry_of(folder)
-    weights = pipelines.locate(entry)
+    weights = locate(entry)
     assert weights is not None
     assert weights.origin == "folder"
     pipe = pipelines.load(entry, weights, device="cpu", dtype="fp32")
@@ -87,7 +89,7 @@ def test_a_batch_gives_the_images_of_its_members(folder: Path) -> None:
 def test_broken_weights_are_one_message(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline", "unet": ["x", "y"]}')
     entry = entry_of(tmp_path)
-    weights = pipelines.locate(entry)
+    weights = locate(entry)
     assert weights is not None
     with pytest.raises(InputError, match="the weights of 'mine' cannot be loaded"):
         pipelines.load(entry, weights, device="cpu", dtype="fp32")
@@ -97,8 +99,8 @@ def test_weights_that_are_not_to_be_had(tmp_path: Path, monkeypatch: pytest.Monk
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *a, **k: None)
-    assert pipelines.locate(ZOOS["sd"][0], online=False) is None
-    assert pipelines.locate(ZOOS["sd"][0], random_weights=True) == pipelines.Weights("random", "")
+    assert locate(ZOOS["sd"][0], online=False) is None
+    assert locate(ZOOS["sd"][0], random_weights=True) == Weights("random", "")
 
 
 def test_random_weights_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +116,7 @@ def test_random_weights_run(monkeypatch: pytest.MonkeyPatch) -> None:
     }  # fmt: skip
     full = ZooModel.architecture
     monkeypatch.setattr(ZooModel, "architecture", lambda self, part: full(self, part) | small[part])
-    pipe = pipelines.load(entry, pipelines.Weights("random", ""), device="cpu", dtype="fp32")
+    pipe = pipelines.load(entry, Weights("random", ""), device="cpu", dtype="fp32")
     image = Workload(pipe, device="cpu", steps=2, guidance=3.0, side=16).call(Run(2), ["a fox"], [0])
     assert image.shape == (1, 16, 16, 3)
     assert np.isfinite(image).all()
@@ -161,14 +163,17 @@ def test_approximate_caching_takes_what_the_parts_say() -> None:
 
 def test_loads_from_disk_and_host_leave_the_pipeline_as_it_was(folder: Path) -> None:
     entry = entry_of(folder)
-    weights = pipelines.locate(entry)
+    weights = locate(entry)
     assert weights is not None
-    assert all(s > 0 for s in loads.from_disk(entry, weights, device="cpu", dtype="fp32", repeats=2))
+    disk = loads.from_disk(entry, weights, device="cpu", dtype="fp32", repeats=2)
+    assert len(disk.seconds) == 2
+    assert min(disk.seconds) > 0
     pipe: Any = pipelines.load(entry, weights, device="cpu", dtype="fp32")
     work = Workload(pipe, device="cpu", steps=2, guidance=3.0, side=16)
     before = work.call(Run(2), ["a fox"], [0])
-    host, gpu, evict = loads.host_and_device(pipe, device="cpu", repeats=3)
-    assert len(host) == len(gpu) == len(evict) == 3
+    moves = loads.host_and_device(pipe, device="cpu", repeats=3)
+    assert len(moves.host) == len(moves.gpu) == len(moves.evict) == 3
+    assert not moves.pinned
     assert np.array_equal(work.call(Run(2), ["a fox"], [0]), before)
 
 
@@ -199,8 +204,23 @@ def test_the_exact_run_is_no_approximation() -> None:
     assert EXACT.adjust(Run(50)) == Run(50)
 
 
-def test_out_of_memory_is_recognised() -> None:
-    assert pipelines.is_out_of_memory(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"))
-    assert pipelines.is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: 17 bytes"))
-    assert pipelines.is_out_of_memory(MemoryError())
-    assert not pipelines.is_out_of_memory(RuntimeError("shape mismatch"))
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: 17 bytes"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("FIND was unable to find an engine to execute this computation"),
+        MemoryError(),
+    ],
+)
+def test_out_of_memory_is_recognised(error: Exception) -> None:
+    assert is_out_of_memory(error)
+    assert first_line(error)
+
+
+def test_other_errors_are_not_of_memory() -> None:
+    assert not is_out_of_memory(RuntimeError("shape mismatch"))
+    assert is_of_the_host(RuntimeError("DefaultCPUAllocator: can't allocate memory: 17 bytes"))
+    assert not is_of_the_host(RuntimeError("CUDA out of memory"))
