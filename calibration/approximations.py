@@ -20,15 +20,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import importlib.util
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from argus_sim.errors import InputError
-from calibration.pipelines import denoiser, need_torch
+from calibration import denoiser_changes as changes
+from calibration.zoo import ZooModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ class Approximation:
         rank: How approximate it is within its strategy; more is more.
         adjust: Run -> Run.
         applied: Pipeline -> context within which the approximation holds.
-        obstacle: (pipeline's zoo entry can skip steps, device) -> why it cannot be used, or None.
+        obstacle: (model, device) -> why it cannot be used, or None.
     """
 
     name: str
@@ -62,14 +61,14 @@ class Approximation:
     rank: float
     adjust: Callable[[Run], Run]
     applied: Callable[[Any], AbstractContextManager[None]]
-    obstacle: Callable[[bool, str], str | None]
+    obstacle: Callable[[ZooModel, str], str | None]
 
 
 def _same(run: Run) -> Run:
     return run
 
 
-def _none(can_skip: bool, device: str) -> str | None:
+def _none(entry: ZooModel, device: str) -> str | None:
     return None
 
 
@@ -110,10 +109,10 @@ def approximate_caching(skip: int) -> Approximation:
         finally:
             pipe.scheduler = full
 
-    def obstacle(can_skip: bool, device: str) -> str | None:
-        return (
-            None if can_skip else "its scheduler cannot start in the middle, or its few steps leave none to skip"
-        )
+    def obstacle(entry: ZooModel, device: str) -> str | None:
+        if entry.can_skip_steps:
+            return None
+        return "its scheduler cannot start in the middle, or its few steps leave none to skip"
 
     return Approximation(f"ac-{skip}", "AC", skip, adjust, applied, obstacle)
 
@@ -180,136 +179,53 @@ def fewer_steps(steps: int) -> Approximation:
 
 
 def deep_cache(interval: int) -> Approximation:
-    """DeepCache: deep features of the U-Net are computed at every `interval`-th step only (package deepcache)."""
+    """DeepCache: deep features of the U-Net are computed at every `interval`-th step only."""
 
-    @contextlib.contextmanager
-    def applied(pipe: Any) -> Iterator[None]:
-        from DeepCache import DeepCacheSDHelper
+    def adjust(run: Run) -> Run:
+        steps = run.steps - run.skipped
+        if steps < interval:
+            raise InputError(f"{steps} steps are fewer than the interval {interval}", where="--approximations")
+        return run
 
-        helper = DeepCacheSDHelper(pipe=pipe)
-        helper.set_params(cache_interval=interval, cache_branch_id=0)
-        helper.enable()
-        try:
-            yield
-        finally:
-            helper.disable()
+    def applied(pipe: Any) -> AbstractContextManager[None]:
+        return changes.deep_cached(pipe, interval)
 
-    def obstacle(can_skip: bool, device: str) -> str | None:
-        return _missing("DeepCache", "deepcache")
-
-    return Approximation(f"deepcache-{interval}", "DEEPCACHE", interval, _same, applied, obstacle)
+    return Approximation(f"deepcache-{interval}", "DEEPCACHE", interval, adjust, applied, changes.no_deep_cache)
 
 
 def merge_tokens(percent: int) -> Approximation:
-    """ToMe: a share of the tokens is merged in the attention blocks of highest resolution (package tomesd)."""
+    """ToMe: a share of the tokens is merged in the attention blocks of highest resolution."""
 
-    @contextlib.contextmanager
-    def applied(pipe: Any) -> Iterator[None]:
-        import tomesd
+    def applied(pipe: Any) -> AbstractContextManager[None]:
+        return changes.tokens_merged(pipe, percent)
 
-        tomesd.apply_patch(pipe, ratio=percent / 100.0)
-        try:
-            yield
-        finally:
-            tomesd.remove_patch(pipe)
-
-    def obstacle(can_skip: bool, device: str) -> str | None:
-        return _missing("tomesd", "tomesd")
-
-    return Approximation(f"tome-{percent}", "TOME", percent, _same, applied, obstacle)
-
-
-@contextlib.contextmanager
-def _substituted(pipe: Any, change: Callable[[Any], None]) -> Iterator[None]:
-    """A changed copy in the denoiser's place; the original waits in host memory, untouched."""
-    original = denoiser(pipe)
-    slot = "unet" if getattr(pipe, "unet", None) is original else "transformer"
-    device = original.device
-    changed = copy.deepcopy(original)
-    change(changed)
-    original.to("cpu")
-    setattr(pipe, slot, changed)
-    try:
-        yield
-    finally:
-        setattr(pipe, slot, original)
-        original.to(device)
+    return Approximation(f"tome-{percent}", "TOME", percent, _same, applied, changes.no_merging)
 
 
 def int8_weights() -> Approximation:
-    """The denoiser's linear weights as 8-bit integers with a scale per output channel, expanded when used.
+    """The denoiser's linear weights as 8-bit integers.
 
     Saves memory; whether it saves time depends on the device. (diffusers has no such thing of its own.)
     """
 
     def applied(pipe: Any) -> AbstractContextManager[None]:
-        return _substituted(pipe, _to_int8)
+        return changes.substituted(pipe, changes.to_int8)
 
     return Approximation("int8", "INT8", 8, _same, applied, _none)
 
 
-def _to_int8(network: Any) -> None:
-    torch = need_torch()
-
-    class Int8Linear(torch.nn.Module):  # type: ignore[misc, name-defined]
-        def __init__(self, full: Any) -> None:
-            super().__init__()
-            scale = (full.weight.abs().amax(dim=1, keepdim=True).float() / 127.0).clamp_min(1e-12)
-            whole = (full.weight / scale).round().clamp(-127, 127).to(torch.int8)
-            self.register_buffer("whole", whole)
-            self.register_buffer("scale", scale.to(full.weight.dtype))
-            self.bias = full.bias
-
-        @property
-        def weight(self) -> Any:  # others look at it for its dtype
-            return self.whole.to(self.scale.dtype) * self.scale
-
-        def forward(self, x: Any) -> Any:
-            return torch.nn.functional.linear(x, self.weight, self.bias)
-
-    for module in list(network.modules()):
-        for name, child in module.named_children():
-            if type(child) is torch.nn.Linear:
-                setattr(module, name, Int8Linear(child))
-
-
 def fp8_weights() -> Approximation:
-    """The denoiser's weights stored as 8-bit floats and cast layer by layer (diffusers' layerwise casting)."""
-
-    def change(network: Any) -> None:
-        torch = need_torch()
-        network.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=network.dtype)
+    """The denoiser's weights stored as 8-bit floats."""
 
     def applied(pipe: Any) -> AbstractContextManager[None]:
-        return _substituted(pipe, change)
+        return changes.substituted(pipe, changes.to_fp8)
 
     return Approximation("fp8", "FP8", 8, _same, applied, _none)
 
 
 def compiled() -> Approximation:
     """``torch.compile`` of the denoiser; nothing is approximated, the work is the same."""
-
-    @contextlib.contextmanager
-    def applied(pipe: Any) -> Iterator[None]:
-        network = denoiser(pipe)
-        network.compile()
-        try:
-            yield
-        finally:
-            network._compiled_call_impl = None
-
-    def obstacle(can_skip: bool, device: str) -> str | None:
-        if device == "cpu" and not any(map(shutil.which, ("g++", "c++", "clang++"))):
-            return "torch.compile needs a C++ compiler"
-        return None
-
-    return Approximation("compile", "COMPILE", 1, _same, applied, obstacle)
-
-
-def _missing(module: str, package: str) -> str | None:
-    if importlib.util.find_spec(module) is None:
-        return f"the package {package!r} is not installed"
-    return None
+    return Approximation("compile", "COMPILE", 1, _same, changes.compiled, changes.no_compiler)
 
 
 # ---- names
@@ -357,8 +273,9 @@ def _parse_one(name: str) -> Approximation:
 
 def _compose(name: str, parts: list[Approximation]) -> Approximation:
     def adjust(run: Run) -> Run:
-        # Fewer steps first: what is skipped is counted in the schedule that remains.
-        for part in sorted(parts, key=lambda p: p.strategy != "STEPS"):
+        # Fewer steps first: what is skipped is counted in the schedule that remains, and others see what is left.
+        order = {"STEPS": 0, "AC": 1}
+        for part in sorted(parts, key=lambda p: order.get(p.strategy, 2)):
             run = part.adjust(run)
         return run
 
@@ -371,8 +288,8 @@ def _compose(name: str, parts: list[Approximation]) -> Approximation:
                 stack.enter_context(part.applied(pipe))
             yield
 
-    def obstacle(can_skip: bool, device: str) -> str | None:
-        return next((why for part in parts if (why := part.obstacle(can_skip, device))), None)
+    def obstacle(entry: ZooModel, device: str) -> str | None:
+        return next((why for part in parts if (why := part.obstacle(entry, device))), None)
 
     strategy = "+".join(part.strategy for part in parts)
     return Approximation(name, strategy, sum(part.rank for part in parts), adjust, applied, obstacle)

@@ -203,15 +203,11 @@ def _variants(
 
 
 def _possible(approximation: Approximation, entry: ZooModel, device: str) -> tuple[Run | None, str]:
-    reason = approximation.obstacle(entry.can_skip_steps, device)
+    reason = approximation.obstacle(entry, device)
     if reason:
         return None, reason
     if {"AC", "STEPS"} <= set(approximation.strategy.split("+")):
         return None, "a cache keeps latents of the full schedule only"
-    if entry.pipeline in ("PixArtSigmaPipeline", "StableDiffusion3Pipeline", "FluxPipeline") and (
-        {"DEEPCACHE", "TOME"} & set(approximation.strategy.split("+"))
-    ):
-        return None, "works on U-Nets only"
     try:
         return approximation.adjust(Run(entry.steps)), ""
     except InputError as error:

@@ -85,6 +85,14 @@ class ZooModel:
         """Configuration of a component; its class is under ``_class_name``."""
         return dict(json.loads((CONFIGS / f"{self.components[component]}.json").read_text("utf-8")))
 
+    def denoiser_config(self) -> dict[str, Any]:
+        """Configuration of the network that is run once per step: the folder's, where it comes from one."""
+        if self.folder is None:
+            return self.architecture("unet" if "unet" in self.components else "transformer")
+        files = [self.folder / part / "config.json" for part in ("unet", "transformer")]
+        file = next((file for file in files if file.is_file()), None)
+        return {} if file is None else dict(json.loads(file.read_text("utf-8")))
+
 
 def published_range(text: str) -> tuple[int, int]:
     """What a published size allows: within 1 % of it.
