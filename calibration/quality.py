@@ -19,7 +19,7 @@ import pandas as pd
 from calibration import scorers
 from calibration.approximations import Approximation, LatentRecorder, Run
 from calibration.latency import Workload
-from calibration.pipelines import need_torch
+from calibration.pipelines import denoiser, need_torch
 
 Images = npt.NDArray[np.float32]
 
@@ -89,9 +89,9 @@ def rate(
     against = images if base_images is None else base_images
     if against.shape == images.shape:  # models of another resolution cannot be compared pixel by pixel
         if min(images.shape[1:3]) >= 11:
-            scores["ssim"] = scorers.ssim(images, against)
-        if scorers.lpips_available():
-            scores["lpips"] = scorers.lpips(images, against)
+            scores["ssim"] = scorers.ssim(images, against, device=work.device)
+        if scorers.lpips_obstacle() is None:
+            scores["lpips"] = scorers.lpips(images, against, device=work.device)
     rows = pd.DataFrame(
         [
             (prompt, variant, metric, float(value), seed)
@@ -125,7 +125,7 @@ def _make(
         if keep_latents:
             options["callback_on_step_end"] = recorder
         if stored is not None:
-            options["latents"] = torch.from_numpy(stored[some]).to(work.device, work.pipe.dtype)
+            options["latents"] = torch.from_numpy(stored[some]).to(work.device, denoiser(work.pipe).dtype)
         images.append(np.asarray(work.call(run, texts[some], seeds[some], **options), dtype=np.float32))
         for step, kept in recorder.latents.items():
             latents.setdefault(step, []).append(kept.float().cpu().numpy())

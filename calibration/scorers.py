@@ -6,9 +6,10 @@ of the same format.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -75,17 +76,38 @@ def _tensor(features: Any) -> Any:
     return getattr(features, "pooler_output", features)
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def _unreadable(where: str, error: Exception) -> InputError:
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
     return InputError(
-        f"the scorer's weights at {where!r} cannot be loaded: {first}"
+        f"the scorer's weights at {where!r} cannot be loaded: {_first_line(error)}"
         " (give a folder as NAME=FOLDER, or --latency-only)",
         where="--scorers",
     )
 
 
+class _Cutting:
+    """A processor that cuts a text at the model's length and keeps its end token.
+
+    CLIP reads a text's features off at the end token. torchmetrics cuts the tokens itself, that one included, and
+    every long text is then read off where something else stands.
+    """
+
+    def __init__(self, processor: Any, length: int) -> None:
+        self._processor, self._length = processor, length
+
+    def __call__(self, **inputs: Any) -> Any:
+        cut = {"truncation": True, "max_length": self._length} if "text" in inputs else {}
+        return self._processor(**inputs, **cut)
+
+
 class ClipScorer:
-    """CLIPScore, 100 x cosine of image and text, as torchmetrics computes it."""
+    """CLIPScore, 100 x cosine of image and text, as torchmetrics computes it.
+
+    A text longer than the model reads (77 tokens, of most) is rated by its beginning.
+    """
 
     metric = "clip_score"
 
@@ -93,14 +115,15 @@ class ClipScorer:
         from torchmetrics.multimodal import CLIPScore
 
         self.origin, self._device = f"torchmetrics CLIPScore with {origin}", device
-        self._metric = CLIPScore(model_name_or_path=lambda: load_clip(where)).to(device)
+        model, processor = load_clip(where)
+        cutting: Any = _Cutting(processor, int(model.config.text_config.max_position_embeddings))
+        self._metric = CLIPScore(model_name_or_path=lambda: (model, cutting)).to(device)
 
     def score(self, images: Images, texts: Sequence[str]) -> Floats:
         torch = need_torch()
         pixels = torch.from_numpy(_bytes(images)).permute(0, 3, 1, 2).to(self._device)
         scores = []
-        with torch.inference_mode(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that long prompts are cut is how CLIPScore is defined
+        with torch.inference_mode():
             for image, text in zip(pixels, texts, strict=True):
                 self._metric.reset()
                 self._metric.update(image, text)
@@ -239,31 +262,58 @@ def _bytes(images: Images) -> npt.NDArray[np.uint8]:
 # ---- against another image, and set against set
 
 
-def ssim(images: Images, base: Images) -> Floats:
+def ssim(images: Images, base: Images, *, device: str = "cpu") -> Floats:
     """float64[N]: structural similarity to the base's images (torchmetrics), 1 for equal ones."""
     torch = need_torch()
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    a, b = (torch.from_numpy(np.ascontiguousarray(x)).permute(0, 3, 1, 2).float() for x in (images, base))
-    values: Any = structural_similarity_index_measure(a, b, data_range=1.0, reduction="none")
-    return np.asarray(values.reshape(len(images)).double().numpy())
+    values: list[Any] = []
+    with torch.inference_mode():
+        for a, b in _pairs(images, base, device):
+            values.append(structural_similarity_index_measure(a, b, data_range=1.0))
+    return np.array([float(value) for value in values])
 
 
-def lpips_available() -> bool:
-    """LPIPS needs torchvision's networks."""
-    return importlib.util.find_spec("torchvision") is not None
-
-
-def lpips(images: Images, base: Images) -> Floats:
-    """float64[N]: learned perceptual distance to the base's images (torchmetrics, AlexNet), 0 for equal ones."""
+def lpips(images: Images, base: Images, *, device: str = "cpu") -> Floats:
+    """float64[N]: learned perceptual distance to the base's images (AlexNet), 0 for equal ones."""
     torch = need_torch()
-    from torchmetrics.functional.image.lpips import learned_perceptual_image_patch_similarity
+    network = lpips_network(device)
+    with torch.inference_mode():
+        return np.array([float(network(a, b, normalize=True)) for a, b in _pairs(images, base, device)])
 
-    values = []
-    for image, other in zip(images, base, strict=True):
-        a, b = (torch.from_numpy(x).permute(2, 0, 1)[None].float() for x in (image, other))
-        values.append(float(learned_perceptual_image_patch_similarity(a, b, net_type="alex", normalize=True)))
-    return np.array(values)
+
+@functools.cache
+def lpips_network(device: str) -> Any:
+    """torchmetrics' LPIPS network on the device, kept: it is small (10 MB) beside what it rates.
+
+    Raises:
+        InputError: torchvision, whose AlexNet it is built on, or its weights are not to be had.
+    """
+    _need("torchvision", "torchvision")
+    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+    try:
+        return LearnedPerceptualImagePatchSimilarity(net_type="alex").net.to(device).eval()
+    except Exception as error:  # without a connection the weights cannot be fetched
+        raise InputError(f"AlexNet's weights cannot be loaded: {_first_line(error)}") from None
+
+
+@functools.cache
+def lpips_obstacle() -> str | None:
+    """Why images are not rated by LPIPS; None where they are. Fetches AlexNet's weights where it can."""
+    try:
+        lpips_network("cpu")
+    except InputError as error:
+        return error.message
+    return None
+
+
+def _pairs(images: Images, base: Images, device: str) -> Iterator[tuple[Any, Any]]:
+    """Image by image (1, 3, H, W) on the device: a batch of large ones would take memory from the model."""
+    torch = need_torch()
+    for pair in zip(images, base, strict=True):
+        a, b = (torch.from_numpy(np.ascontiguousarray(x)).permute(2, 0, 1)[None].float().to(device) for x in pair)
+        yield a, b
 
 
 def set_distances(features: npt.NDArray[np.float32], base: npt.NDArray[np.float32]) -> dict[str, float]:

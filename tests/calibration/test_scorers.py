@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,22 @@ def test_clip_score_is_a_hundred_cosines(folder: Path, images: Any) -> None:
     assert scorer.score(images, TEXTS) == pytest.approx(np.maximum(100.0 * cosines, 0.0), abs=1e-5)
 
 
+def test_a_caption_that_is_too_long_is_rated_by_its_beginning(folder: Path, images: Any) -> None:
+    beginning = "a red circle on a blue background " * 12
+    texts = [beginning + "and a fox", "two green squares below a yellow star " * 12, beginning + "and an owl"]
+    model = transformers.CLIPModel.from_pretrained(folder).eval()
+    processor = transformers.CLIPProcessor.from_pretrained(folder)
+    cut = {"padding": True, "truncation": True, "max_length": 77}
+    inputs = processor(text=texts, images=scorers.pil(images), return_tensors="pt", **cut)
+    assert inputs["input_ids"].shape[1] == 77
+    assert (inputs["input_ids"][:, -1] == 49407).all()  # the end token, where features are read off
+    with torch.no_grad():
+        out = model(**inputs)
+    cosines = (out.image_embeds * out.text_embeds).sum(-1).double().numpy()
+    got = scorers.build(f"clip={folder}", device="cpu").score(images, texts)
+    assert got == pytest.approx(np.maximum(100.0 * cosines, 0.0), abs=1e-5)
+
+
 def test_pick_score_is_the_scaled_cosine(folder: Path, images: Any) -> None:
     cosines, scale = by_hand(folder, images)
     scorer = scorers.build(f"pickscore={folder}", device="cpu")
@@ -71,6 +88,49 @@ def test_nearness_to_the_base(images: Any) -> None:
     assert scorers.ssim(images, images) == pytest.approx(1.0)
     noisy = np.clip(images + 0.2, 0.0, 1.0)
     assert (scorers.ssim(noisy, images) < 0.99).all()
+
+
+def test_lpips_without_torchvision_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    scorers.lpips_obstacle.cache_clear()
+    assert scorers.lpips_obstacle() == "the package 'torchvision' is not installed"
+    scorers.lpips_obstacle.cache_clear()
+
+
+def test_lpips_keeps_one_network_and_what_cannot_be_fetched_is_no_error(
+    images: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torchmetrics.image.lpip as lpip
+
+    built = []
+
+    class Distance(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def forward(self, a: Any, b: Any, normalize: bool) -> Any:
+            assert normalize
+            return (a - b).abs().mean().reshape(1, 1, 1, 1)
+
+    class Metric:
+        def __init__(self, net_type: str) -> None:
+            built.append(net_type)
+            self.net = Distance()
+
+    monkeypatch.setattr(scorers, "_need", lambda module, package: None)
+    monkeypatch.setattr(lpip, "LearnedPerceptualImagePatchSimilarity", Metric)
+    for cached in (scorers.lpips_network, scorers.lpips_obstacle):
+        cached.cache_clear()
+    assert scorers.lpips_obstacle() is None
+    for _ in range(2):
+        assert scorers.lpips(images, images[::-1]) == pytest.approx(np.abs(images - images[::-1]).mean((1, 2, 3)))
+    assert built == ["alex"]
+
+    def offline(net_type: str) -> Any:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(lpip, "LearnedPerceptualImagePatchSimilarity", offline)
+    for cached in (scorers.lpips_network, scorers.lpips_obstacle):
+        cached.cache_clear()
+    assert scorers.lpips_obstacle() == "AlexNet's weights cannot be loaded: no route to host"
+    scorers.lpips_obstacle.cache_clear()
 
 
 def test_distances_between_sets_grow_with_the_shift(folder: Path) -> None:
