@@ -300,15 +300,18 @@ def _manifest(
             source="quality is absent: every score is 1",
             derived="random weights or --latency-only",
         )
+    loads = [store.get(f"load--{v.model}") for v in usable]
+    dtypes = {record["dtype"] for record in loads if record is not None}
+    dtype = dtypes.pop() if len(dtypes) == 1 else settings.dtype  # half: each model has its own
     what = f"zoo {settings.zoo}: {', '.join(dict.fromkeys(v.model for v in usable))}"
     absent = "" if settings.quality else " Quality is absent: every score is 1 and means nothing."
     return Manifest(
         name=re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip("._-") or "profile",
-        description=f"Measured with {weights} on {hardware.name}, {settings.dtype}; {what}.{absent}",
+        description=f"Measured with {weights} on {hardware.name}, {dtype}; {what}.{absent}",
         gpu=hardware.name,
         driver=hardware.driver,
         libraries=hardware.libraries,
-        dtype=settings.dtype,
+        dtype=dtype,
         resolution=(side, side),
         seeds=tuple(range(settings.seeds)) if settings.quality else (0,),
         base=plan.base.name,

@@ -67,7 +67,7 @@ def measure(
     prompts: Annotated[str | None, typer.Option(help="How many to write, or a file.")] = None,
     seeds: Annotated[int, typer.Option(help="Images per prompt and variant.")] = 2,
     threads: Annotated[int | None, typer.Option(help="Threads of a CPU; all by default.", min=1)] = None,
-    dtype: Annotated[str | None, typer.Option(help="fp16, bf16 or fp32.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="half (each model's own), fp16, bf16 or fp32.")] = None,
     scorers: Annotated[
         str | None, typer.Option(help="clip, pickscore, imagereward, hpsv2, or NAME=FOLDER; comma-separated.")
     ] = None,
@@ -78,7 +78,9 @@ def measure(
     latency_only: Annotated[bool, typer.Option("--latency-only", help="No images are rated.")] = False,
     quality_only: Annotated[bool, typer.Option("--quality-only", help="No precise latency.")] = False,
     budget: Annotated[str | None, typer.Option(help="Stop after this long: 90s, 30m, 1h30m.")] = None,
-    cell_seconds: Annotated[float | None, typer.Option(help="Longest time for one latency.", min=0.0)] = None,
+    cell_seconds: Annotated[
+        float | None, typer.Option(help="Time for one latency; long runs on a GPU get more.", min=0.0)
+    ] = None,
     sheets: Annotated[int, typer.Option(help="Contact sheets for this many prompts.", min=0)] = 0,
     plan_only: Annotated[bool, typer.Option("--plan-only", help="Print the plan and stop.")] = False,
     quiet: output.Quiet = False,

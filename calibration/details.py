@@ -15,10 +15,12 @@ from calibration.store import FAILED, OK, Store, plain
 
 #: A change of the base's latency over its run that is worth a note.
 _DRIFT: Final = 0.05
-_OF_A_LATENCY: Final = ("half_width", "steady", "drift", "reserved_bytes")
+_OF_A_LATENCY: Final = (
+    "samples", "half_width", "warm_up", "steady", "drift", "reserved_bytes", "decoded_in_turn", "clocks",
+)  # fmt: skip
 _OF_A_MODEL: Final = (
-    "parameters", "weight_bytes", "file_bytes", "cached", "pinned", "side", "steps", "guidance", "scheduler",
-    "evict_s",
+    "parameters", "weight_bytes", "file_bytes", "cached", "pinned", "dtype", "side", "steps", "guidance",
+    "scheduler", "evict_s",
 )  # fmt: skip
 #: A share of a model's files in the page cache that makes its loads from disk faster than a disk is.
 _WARM: Final = 0.05

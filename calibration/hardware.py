@@ -53,7 +53,7 @@ class Hardware:
         name: Of the GPU, or of the processor with the number of threads used.
         driver: Version of the GPU's driver, None without one.
         libraries: Package to version.
-        facts: The rest: clocks, memory, number of threads, git revision.
+        facts: The rest: highest clock, power limit, memory, number of threads, git revision.
     """
 
     name: str
@@ -78,7 +78,7 @@ def describe(device: str) -> Hardware:
     libraries["cuda"] = str(torch.version.cuda)
     facts["memory_bytes"] = properties.total_memory
     with Nvml(device) as nvml:
-        facts |= nvml.facts()
+        facts |= nvml.limits()
         return Hardware(properties.name, nvml.driver(), libraries, facts)
 
 
@@ -112,12 +112,18 @@ class Nvml:
         if self._index is not None:
             try:
                 import pynvml
-
+            except ImportError:
+                return self
+            # No driver, no permission, or a slice of a GPU, whose energy is not told apart from that of the
+            # others: then there is nothing to report.
+            with contextlib.suppress(pynvml.NVMLError):
                 pynvml.nvmlInit()
-                self._handle = pynvml.nvmlDeviceGetHandleByIndex(self._index)
                 self._nvml = pynvml
-            except Exception:  # not installed, no driver, no permission: then there is no energy to report
-                self._nvml = None
+                # CUDA and NVML number GPUs differently, and CUDA can be shown some of them only.
+                uuid = need_torch().cuda.get_device_properties(self._index).uuid
+                handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{str(uuid).removeprefix('GPU-')}")
+                sliced = self._ask("nvmlDeviceGetMigMode", handle)  # now, and after the next reset
+                self._handle = None if sliced and sliced[0] else handle
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -125,7 +131,7 @@ class Nvml:
             self._nvml.nvmlShutdown()
 
     def _ask(self, question: str, *args: Any) -> Any:
-        if self._nvml is None:
+        if self._nvml is None or None in args:
             return None
         try:
             return getattr(self._nvml, question)(*args)
@@ -141,16 +147,23 @@ class Nvml:
         millijoules = self._ask("nvmlDeviceGetTotalEnergyConsumption", self._handle)
         return None if millijoules is None else millijoules / 1e3
 
-    def facts(self) -> dict[str, Any]:
-        """Clocks in MHz, temperature and power limit now."""
-        if self._nvml is None:
+    def limits(self) -> dict[str, Any]:
+        """Highest clock in MHz and power limit in watts; nothing where nothing is known."""
+        if self._handle is None:
+            return {}
+        limit = self._ask("nvmlDeviceGetPowerManagementLimit", self._handle)
+        return {
+            "max_sm_clock_mhz": self._ask("nvmlDeviceGetMaxClockInfo", self._handle, self._nvml.NVML_CLOCK_SM),
+            "power_limit_w": None if limit is None else limit / 1e3,
+        }
+
+    def now(self) -> dict[str, Any]:
+        """Clocks in MHz and temperature now: of a GPU at rest they say nothing, so ask while it works."""
+        if self._handle is None:
             return {}
         ask, handle, nvml = self._ask, self._handle, self._nvml
-        limit = ask("nvmlDeviceGetPowerManagementLimit", handle)
         return {
             "sm_clock_mhz": ask("nvmlDeviceGetClockInfo", handle, nvml.NVML_CLOCK_SM),
             "memory_clock_mhz": ask("nvmlDeviceGetClockInfo", handle, nvml.NVML_CLOCK_MEM),
-            "max_sm_clock_mhz": ask("nvmlDeviceGetMaxClockInfo", handle, nvml.NVML_CLOCK_SM),
             "temperature_c": ask("nvmlDeviceGetTemperature", handle, nvml.NVML_TEMPERATURE_GPU),
-            "power_limit_w": None if limit is None else limit / 1e3,
         }

@@ -110,7 +110,7 @@ def prepare(wishes: Wishes, remark: Say) -> Prepared:
     device = resolve_device(wishes.device, wishes.gpu)
     if device == "meta":
         raise InputError("on the meta device nothing can be measured, only sizes compared", where="--device")
-    dtype = wishes.dtype or ("fp16" if device.startswith("cuda") else "fp32")
+    dtype = wishes.dtype or ("half" if device.startswith("cuda") else "fp32")
     if dtype not in DTYPES:
         raise InputError(f"no dtype {dtype!r}{did_you_mean(dtype, DTYPES)}", where="--dtype")
     hardware = describe(device)
@@ -122,6 +122,8 @@ def prepare(wishes: Wishes, remark: Say) -> Prepared:
     judges = _judges(wishes, earlier.get("scorers", ()), remark) if quality else ()
     metrics = [scorers.metric_of(judge) for judge in judges]
     metric = wishes.metric or next((m for m in metrics if m == "pick_score"), metrics[0] if metrics else "absent")
+    if quality and (why := scorers.lpips_obstacle()):
+        remark(f"images are not rated by LPIPS: {why}")
     if quality and metric in scorers.SIGNED:
         raise InputError(f"{metric!r} can be negative, so no ratio can be formed: take another", where="--metric")
     if quality and metric not in metrics:

@@ -15,7 +15,8 @@ from calibration.failures import first_line, is_out_of_memory
 from calibration.weights import NOT_LOADED, Weights, locate, reading
 from calibration.zoo import ZooModel, published_range
 
-DTYPES: Final = ("fp16", "bf16", "fp32")
+#: ``half`` is the half precision that each model is made for.
+DTYPES: Final = ("half", "fp16", "bf16", "fp32")
 
 
 def need_torch() -> Any:
@@ -39,9 +40,19 @@ def need_torch() -> Any:
 
 
 def torch_dtype(name: str) -> Any:
-    """The torch.dtype of one of :data:`DTYPES`."""
+    """The torch.dtype of one of :data:`DTYPES`; of ``half`` that of most models."""
     torch = need_torch()
-    return {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[name]
+    return {"half": torch.float16, "fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[name]
+
+
+def precision(entry: ZooModel, dtype: str, device: str) -> str:
+    """What a model is run in: where ``half`` is wished for, its own; ``fp16`` on a GPU that has no bf16."""
+    if dtype != "half":
+        return dtype
+    if entry.half == "bf16" and device.startswith("cuda"):
+        cuda = need_torch().cuda
+        return "bf16" if cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return entry.half
 
 
 def load(entry: ZooModel, weights: Weights, *, device: str, dtype: str, seed: int = 0) -> Any:
@@ -50,12 +61,15 @@ def load(entry: ZooModel, weights: Weights, *, device: str, dtype: str, seed: in
     Raises:
         InputError: The weights are there but cannot be read.
     """
-    need_torch()
+    torch = need_torch()
+    dtype = precision(entry, dtype, device)
     if weights.origin == "cache" and not Path(weights.path).is_dir():  # it was found on another machine
         weights = locate(entry, online=False) or weights
     pipe = build_random(entry, device=device, dtype=dtype, seed=seed) if weights.origin == "random" else None
     if pipe is None:
         pipe = _from_pretrained(entry, weights, dtype).to(device)
+    if dtype == "fp16" and type(pipe).__name__.startswith("PixArt") and pipe.vae.config.force_upcast:
+        pipe.vae.to(torch.float32)  # it overflows in fp16, and this pipeline does not see to it as SDXL's does
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -79,7 +93,8 @@ def _from_pretrained(entry: ZooModel, weights: Weights, dtype: str) -> Any:
         pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **dict(entry.scheduler_config))
     wanted = getattr(diffusers, entry.scheduler) if entry.scheduler else type(pipe.scheduler)
     if type(pipe.scheduler) is not wanted:
-        pipe.scheduler = wanted.from_config(pipe.scheduler.config)
+        # The parameters of another class do not say all that this one asks for: DDIM clips unless it is told.
+        pipe.scheduler = wanted.from_config(pipe.scheduler.config, **dict(entry.scheduler_config))
     return pipe
 
 
@@ -124,7 +139,13 @@ def build_component(entry: ZooModel, component: str, *, device: str, dtype: str)
                 part = cls(cls.config_class(**config))
     finally:
         torch.set_default_dtype(before)
-    return part.to(torch_dtype(dtype)).eval().requires_grad_(False)
+    part = part.to(torch_dtype(dtype)).eval().requires_grad_(False)
+    if dtype == "fp16":  # what from_pretrained leaves in fp32: T5's output projections
+        for wide in getattr(part, "_keep_in_fp32_modules", None) or ():
+            for path, module in part.named_modules():
+                if path.rpartition(".")[2] == wide:
+                    module.float()
+    return part
 
 
 def build_random(entry: ZooModel, *, device: str, dtype: str, seed: int = 0) -> Any:

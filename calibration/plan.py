@@ -16,6 +16,7 @@ import pandas as pd
 
 from argus_sim.errors import InputError
 from calibration.approximations import DEFAULT, Approximation, Run, parse
+from calibration.latency import allowed_s, longest_s
 from calibration.zoo import ZooModel
 
 Kind = Literal["load", "parts", "latency", "drift", "quality"]
@@ -24,7 +25,6 @@ Kind = Literal["load", "parts", "latency", "drift", "quality"]
 CHUNK: Final = 8
 #: Runs of each depth of approximate caching whose time is held against the parts of the full runs beside them.
 SKIPPING_ROUNDS: Final = 5
-_DTYPE_BYTES: Final = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +224,10 @@ def estimate_s(plan: Plan, settings: Settings, step_s: dict[str, float], prompts
     Rough on purpose: text encoder and image decoder are taken as three steps, and a batch as its images in turn.
     """
     total: dict[str, float] = dict.fromkeys(("load", "parts", "latency", "drift", "quality"), 0.0)
+
+    def allowed(run_s: float) -> float:
+        return allowed_s(run_s, settings.cell_seconds, longest_s(settings.device, settings.cell_seconds))
+
     for cell in plan.cells:
         step = step_s[cell.model]
         if cell.kind == "load":
@@ -234,9 +238,9 @@ def estimate_s(plan: Plan, settings: Settings, step_s: dict[str, float], prompts
         if cell.kind == "quality":
             total["quality"] += one * min(CHUNK, prompts - cell.chunk * CHUNK) * 1.1
         elif cell.kind == "latency":
-            total["latency"] += max(settings.cell_seconds, 4.0 * one * cell.batch)
+            total["latency"] += max(allowed(one * cell.batch), 4.0 * one * cell.batch)
         elif cell.kind == "drift":
-            total["drift"] += max(settings.cell_seconds, 4.0 * one)
+            total["drift"] += max(allowed(one), 4.0 * one)
         else:
             total["parts"] += 6.0 * one
             total["parts"] += sum(

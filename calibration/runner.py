@@ -14,8 +14,8 @@ from calibration import loads
 from calibration.approximations import parse
 from calibration.failures import first_line, is_of_the_host, is_out_of_memory
 from calibration.hardware import Nvml
-from calibration.latency import Samples, measure
-from calibration.pipelines import modules, need_torch, weight_bytes
+from calibration.latency import Samples, longest_s, measure
+from calibration.pipelines import modules, need_torch, precision, weight_bytes
 from calibration.plan import SKIPPING_ROUNDS, Cell, Plan, Settings, hurried
 from calibration.progress import Progress
 from calibration.quality_cells import QualityCells
@@ -155,12 +155,13 @@ class Calibration:
     def _load(self, cell: Cell) -> tuple[dict[str, Any], None]:
         settings, entry = self.settings, self._entries[cell.model]
         self._device.close()
+        dtype = precision(entry, settings.dtype, settings.device)
         weights = self._device.fetched(cell.model)
         if weights.origin == "random":
-            disk = self._through_the_disk(entry)
+            disk = self._through_the_disk(entry, dtype)
         else:
             disk = loads.from_disk(
-                entry, weights, device=settings.device, dtype=settings.dtype, repeats=settings.load_repeats
+                entry, weights, device=settings.device, dtype=dtype, repeats=settings.load_repeats
             )
         work = self._device.open(cell.model)
         moves = loads.host_and_device(work.pipe, device=settings.device, repeats=settings.load_repeats)
@@ -170,10 +171,11 @@ class Calibration:
             "weight_bytes": weight_bytes(work.pipe), "file_bytes": disk.file_bytes, "cached": disk.cached,
             "pinned": moves.pinned, "parameters": parts, "side": work.side, "steps": work.steps,
             "guidance": work.guidance, "scheduler": type(work.pipe.scheduler).__name__,
+            "dtype": dtype,
         }  # fmt: skip
         return record, None
 
-    def _through_the_disk(self, entry: ZooModel) -> loads.FromDisk:
+    def _through_the_disk(self, entry: ZooModel, dtype: str) -> loads.FromDisk:
         """Random weights are written once to be read: how long a disk takes does not depend on what they are."""
         folder = self.store.folder / "work" / "weights"
         pipe = self._device.open(entry.name).pipe
@@ -186,7 +188,7 @@ class Calibration:
             self._device.close()
             return loads.from_disk(
                 replace(entry, folder=folder), Weights("folder", str(folder)), device=self.settings.device,
-                dtype=self.settings.dtype, repeats=self.settings.load_repeats,
+                dtype=dtype, repeats=self.settings.load_repeats,
             )  # fmt: skip
         except OSError:
             return loads.FromDisk()
@@ -210,36 +212,36 @@ class Calibration:
         if cuda is not None:
             loads.release(self.settings.device)  # what an earlier cell reserved is not this one's
             cuda.reset_peak_memory_stats()
-        samples, energy_j = self._measured(work.timed(parse(planned.approximation), cell.batch))
+        samples, energy_j, clocks = self._measured(work.timed(parse(planned.approximation), cell.batch))
         record = {
             **samples.row(), "energy_j": energy_j, "warm_up": samples.warm_up,
             "memory_bytes": weight_bytes(work.pipe) if cuda is None else cuda.max_memory_allocated(),
             "reserved_bytes": None if cuda is None else cuda.max_memory_reserved(),
             "steady": samples.steady, "half_width": samples.half_width, "drift": samples.drift, "side": work.side,
+            "clocks": clocks, "decoded_in_turn": work.decodes_in_turn(cell.batch),
         }  # fmt: skip
         return record, None
 
-    def _measured(self, once: Callable[[], float]) -> tuple[Samples, float | None]:
-        """Samples, and joules per run (warm-up included: it is the same work)."""
-        runs = 0
-
-        def counted() -> float:
-            nonlocal runs
-            runs += 1
-            return once()
-
-        with Nvml(self.settings.device) as nvml:
-            before = nvml.energy_j()
-            samples = measure(counted, budget_s=self.settings.cell_seconds)
-            after = nvml.energy_j()
-        return samples, None if before is None or after is None else (after - before) / runs
+    def _measured(self, once: Callable[[], float]) -> tuple[Samples, float | None, dict[str, Any]]:
+        """Samples, joules per run of them, and the GPU's clocks and temperature at their end."""
+        device, budget = self.settings.device, self.settings.cell_seconds
+        before: list[float | None] = []
+        with Nvml(device) as nvml:
+            samples = measure(
+                once,
+                budget_s=budget,
+                longest=longest_s(device, budget),
+                sampling=lambda: before.append(nvml.energy_j()),  # warm-up is left out, and with it compilation
+            )
+            clocks, after = nvml.now(), nvml.energy_j()
+        joules = None if before[0] is None or after is None else (after - before[0]) / len(samples.seconds)
+        return samples, joules, clocks
 
     def _drift(self, cell: Cell) -> tuple[dict[str, Any], None]:
         """The same work at the start and at the end: has the device become slower?"""
         work = self._device.open(cell.model, cell.model)
-        samples, _ = self._measured(work.timed(parse(""), 1))
-        with Nvml(self.settings.device) as nvml:
-            return {"median_s": samples.median_s, "half_width": samples.half_width, **nvml.facts()}, None
+        samples, _, clocks = self._measured(work.timed(parse(""), 1))
+        return {"median_s": samples.median_s, "half_width": samples.half_width, **clocks}, None
 
     def _quality(self, cell: Cell) -> tuple[dict[str, Any], pd.DataFrame | None]:
         return self._images.do(cell)

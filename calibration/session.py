@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from calibration import loads, scorers
 from calibration.approximations import parse
 from calibration.latency import Workload
-from calibration.pipelines import default_side, load
+from calibration.pipelines import default_side, load, precision
 from calibration.plan import Plan, Settings
 from calibration.weights import Weights, fetch
 from calibration.zoo import ZooModel
@@ -49,7 +49,9 @@ class OnDevice:
 
     def fetched(self, model: str) -> Weights:
         """Where the model's weights are, on this machine. Raises InputError where they cannot be brought here."""
-        self._weights[model] = fetch(self._entries[model], self._weights[model], dtype=self._settings.dtype)
+        entry, settings = self._entries[model], self._settings
+        dtype = precision(entry, settings.dtype, settings.device)
+        self._weights[model] = fetch(entry, self._weights[model], dtype=dtype)
         return self._weights[model]
 
     def open(self, model: str, variant: str = "") -> Workload:
@@ -60,7 +62,10 @@ class OnDevice:
             entry, settings = self._entries[model], self._settings
             pipe = load(entry, self.fetched(model), device=settings.device, dtype=settings.dtype)
             side = default_side(entry, pipe)
-            work = Workload(pipe, device=settings.device, steps=entry.steps, guidance=entry.guidance, side=side)
+            work = Workload(
+                pipe, device=settings.device, steps=entry.steps, guidance=entry.guidance, side=side,
+                options=entry.options,
+            )  # fmt: skip
             work.prompt = self._prompt
             self._session = _Session(entry, work, contextlib.ExitStack())
         wanted = variant or model

@@ -38,6 +38,7 @@ _XL_PARTS: Final = {"vae": "vae-sdxl", "text_encoder": "clip-l", "text_encoder_2
 _RESUMABLE: Final = ("DDIMScheduler", "EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler")
 #: Below this there is nothing to skip.
 _MIN_STEPS_TO_SKIP: Final = 10
+_BF16: Final = "bf16"  # transformers that were trained in it; in fp16 their activations overflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,8 @@ class ZooModel:
         revision: Of the hub repository.
         denoiser_file: (repository, file) of a denoiser that replaces the one of `hub_id`.
         folder: A local folder that holds the weights.
+        half: The half precision that it is run in.
+        options: Further arguments of a call of the pipeline.
     """
 
     name: str
@@ -75,6 +78,8 @@ class ZooModel:
     revision: str = "main"
     denoiser_file: tuple[str, str] | None = None
     folder: Path | None = None
+    half: str = "fp16"
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def can_skip_steps(self) -> bool:
@@ -179,7 +184,10 @@ _SD: Final = (
         "pixart-sigma", "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", "PixArtSigmaPipeline",
         {"transformer": "pixart-sigma", "vae": "vae-sdxl", "text_encoder": "t5-xxl"},
         steps=20, guidance=4.5, resolution=1024, scheduler="DDIMScheduler",
-        scheduler_config={"beta_start": 0.0001, "beta_end": 0.02, "clip_sample": False},
+        scheduler_config={
+            "beta_start": 0.0001, "beta_end": 0.02, "clip_sample": False, "timestep_spacing": "trailing",
+        },
+        half=_BF16,
         published={"transformer": "610.9M", "text_encoder": "4.762B"},
         source="weights file, 2,443,492,488 bytes in float32",
     ),
@@ -190,7 +198,7 @@ _SD: Final = (
             "text_encoder_2": "clip-g-projected", "text_encoder_3": "t5-xxl",
         },
         steps=28, guidance=4.5, resolution=1024, scheduler="FlowMatchEulerDiscreteScheduler",
-        scheduler_config={"shift": 3.0},
+        scheduler_config={"shift": 3.0}, half=_BF16,
         published={"transformer": "2.47B", "text_encoder_2": "694.7M", "text_encoder_3": "4.762B"},
         source="weights file, 4.94 GB in float16; counts the positions that it stores",
     ),
@@ -201,7 +209,7 @@ _SD: Final = (
             "text_encoder_2": "t5-xxl",
         },
         steps=4, guidance=0.0, resolution=1024, scheduler="FlowMatchEulerDiscreteScheduler",
-        scheduler_config={"shift": 1.0},
+        scheduler_config={"shift": 1.0}, half=_BF16, options={"max_sequence_length": 256},  # more it never saw
         published={"transformer": "12B", "text_encoder": "123.1M", "text_encoder_2": "4.762B"},
         source="FLUX.1 model card",
     ),
@@ -209,9 +217,13 @@ _SD: Final = (
 
 
 def _from_folder(name: str, folder: Path) -> ZooModel:
-    return ZooModel(
-        name, "", "", {}, steps=50, guidance=7.5, resolution=0, scheduler="DDIMScheduler", folder=folder
-    )
+    entry = ZooModel(
+        name, "", "", {}, steps=50, guidance=7.5, resolution=0, scheduler="DDIMScheduler",
+        scheduler_config={"clip_sample": False}, folder=folder,
+    )  # fmt: skip
+    if (folder / "transformer").is_dir():  # flow matching, for the most part: its own scheduler and no other
+        return replace(entry, scheduler="", scheduler_config={}, half=_BF16)
+    return entry
 
 
 def _shapes_zoo() -> tuple[ZooModel, ...]:

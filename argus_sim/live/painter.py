@@ -20,7 +20,7 @@ from calibration.approximations import LatentRecorder, Run, parse
 from calibration.hardware import resolve_device
 from calibration.latency import Workload, measure
 from calibration.loads import release, synchronise
-from calibration.pipelines import default_side, load, need_torch
+from calibration.pipelines import default_side, denoiser, load, need_torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,10 @@ class Painter:
                 f"{model!r} makes images of {side} pixels, the profile has {zoo.side}", where="--zoo"
             )
         synchronise(self._device)
-        self._work = Workload(pipe, device=self._device, steps=entry.steps, guidance=entry.guidance, side=side)
+        self._work = Workload(
+            pipe, device=self._device, steps=entry.steps, guidance=entry.guidance, side=side,
+            options=entry.options,
+        )  # fmt: skip
 
     def paint(self, recipe: Recipe, wishes: Sequence[Wish], carry: bool = False) -> Painted:
         """Images of one variant. Those of equal prompt, seed and stored latent are equal."""
@@ -183,7 +186,7 @@ class Painter:
             if unreadable:
                 in_full = replace(recipe, approximation="", skipped=0)
                 return replace(self.paint(in_full, wishes, carry), unreadable=unreadable)
-            options["latents"] = need_torch().stack(stored).to(work.device, work.pipe.dtype)
+            options["latents"] = need_torch().stack(stored).to(work.device, denoiser(work.pipe).dtype)
         self._apply(work, recipe.approximation)
         run = parse(recipe.approximation).adjust(Run(work.steps))
         recorder = LatentRecorder(list(self._zoo.cached_steps))

@@ -111,7 +111,7 @@ def live_zoo(
     width, height = profile.manifest.resolution
     if width != height:
         raise InputError(f"its images are {width} x {height}; the zoo's are square", where=where)
-    dtype = profile.manifest.dtype or ("fp16" if device == "cuda" else "fp32")
+    dtype = profile.manifest.dtype or ("half" if device == "cuda" else "fp32")
     if dtype not in DTYPES:
         raise InputError(f"its dtype is {dtype!r}{did_you_mean(dtype, DTYPES)}", where=where)
     skipping = [recipe for recipe in recipes if recipe.skipped]
@@ -146,7 +146,7 @@ def _recipe(profile: Profile, index: int, entries: dict[str, ZooModel], device: 
         run = approximation.adjust(Run(entry.steps))
     except InputError as error:
         raise InputError(error.message, where=where) from None
-    obstacle = approximation.obstacle(entry.can_skip_steps, device)
+    obstacle = approximation.obstacle(entry, device)
     if obstacle:
         raise InputError(obstacle, where=where)
     if (run.steps, run.skipped) != (variant.steps, variant.skipped_steps):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from calibration.failures import first_line, is_of_the_host, is_out_of_memory
 from calibration.hardware import Nvml, describe, resolve_device
 from calibration.latency import Workload
 from calibration.weights import Weights, locate
-from calibration.zoo import ZOOS, ZooModel, published_range, select
+from calibration.zoo import ZOOS, ZooModel, model, published_range, select
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("diffusers", reason="diffusers is not installed")
@@ -122,6 +124,79 @@ def test_random_weights_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.isfinite(image).all()
 
 
+def test_another_scheduler_gets_the_parameters_it_asks_for(folder: Path, tmp_path: Path) -> None:
+    import diffusers
+
+    pipe = tiny_sd()
+    pipe.scheduler = diffusers.DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02)
+    pipe.save_pretrained(tmp_path / "mine")
+    mine = entry_of(tmp_path / "mine")
+    weights = pipelines.Weights("folder", str(tmp_path / "mine"))
+    config = pipelines.load(mine, weights, device="cpu", dtype="fp32").scheduler.config
+    assert config.beta_end == 0.02
+    assert not config.clip_sample  # DDIM's own default cuts latents to -1..1
+    config = pipelines.load(
+        replace(mine, scheduler_config=model("pixart-sigma").scheduler_config),
+        weights,
+        device="cpu",
+        dtype="fp32",
+    ).scheduler.config
+    assert (config.clip_sample, config.timestep_spacing) == (False, "trailing")
+
+
+def test_a_transformer_keeps_its_own_scheduler(tmp_path: Path) -> None:
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "model_index.json").write_text("{}")
+    entry = entry_of(tmp_path)
+    assert (entry.scheduler, entry.half) == ("", "bf16")
+    assert not entry.can_skip_steps
+
+
+def test_half_is_what_a_model_is_made_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for there, expected in ((True, "bf16"), (False, "fp16")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, t=there: t)
+        assert pipelines.precision(model("flux-schnell"), "half", "cuda:0") == expected
+        assert pipelines.precision(model("sdxl"), "half", "cuda:0") == "fp16"
+    assert pipelines.precision(model("sd35-medium"), "fp32", "cpu") == "fp32"
+    assert [entry.name for entry in ZOOS["sd"] if entry.half == "bf16"] == [
+        "pixart-sigma", "sd35-medium", "flux-schnell",
+    ]  # fmt: skip
+
+
+def test_random_weights_are_as_wide_as_loaded_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers
+
+    small = {"vocab_size": 50, "d_model": 16, "d_kv": 4, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    full = ZooModel.architecture
+    monkeypatch.setattr(ZooModel, "architecture", lambda self, part: full(self, part) | small)
+    flux = model("flux-schnell")
+    pipelines.build_component(flux, "text_encoder_2", device="cpu", dtype="fp32").save_pretrained(tmp_path)
+    for name, dtype in (("fp16", torch.float16), ("bf16", torch.bfloat16)):
+        ours = pipelines.build_component(flux, "text_encoder_2", device="cpu", dtype=name)
+        theirs = transformers.T5EncoderModel.from_pretrained(tmp_path, dtype=dtype)
+        assert {n: p.dtype for n, p in ours.named_parameters()} == {
+            n: p.dtype for n, p in theirs.named_parameters()
+        }
+
+
+def test_a_vae_that_overflows_in_fp16_is_kept_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    class PixArtLike:
+        def __init__(self, upcast: bool) -> None:
+            self.vae = torch.nn.Linear(1, 1).half()
+            self.vae.config = SimpleNamespace(force_upcast=upcast)
+
+        def set_progress_bar_config(self, **options: Any) -> None:
+            pass
+
+    weights = pipelines.Weights("random", "")
+    for upcast, dtype, expected in (
+        (True, "fp16", torch.float32), (True, "bf16", torch.float16), (False, "fp16", torch.float16),
+    ):  # fmt: skip
+        monkeypatch.setattr(pipelines, "build_random", lambda *a, upcast=upcast, **k: PixArtLike(upcast))
+        pipe = pipelines.load(model("pixart-sigma"), weights, device="cpu", dtype=dtype)
+        assert pipe.vae.weight.dtype == expected
+
+
 def test_random_weights_need_an_architecture(folder: Path) -> None:
     with pytest.raises(InputError, match="random ones make no sense"):
         pipelines.build_random(entry_of(folder), device="cpu", dtype="fp32")
@@ -197,7 +272,7 @@ def test_the_machine_is_described() -> None:
     assert {"torch", "diffusers", "python"} <= set(hardware.libraries)
     with Nvml("cpu") as nvml:
         assert nvml.energy_j() is None
-        assert nvml.facts() == {}
+        assert nvml.now() == nvml.limits() == {}
 
 
 def test_the_exact_run_is_no_approximation() -> None:

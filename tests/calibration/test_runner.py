@@ -71,6 +71,11 @@ def test_the_manifest_says_how_and_where(done: Path) -> None:
     assert all(values["runs"] == 5 and values["ratio"] > 0 for values in skipping.values())
     assert details["drift"]["ratio"] > 0
     assert details["models"]["big"]["parameters"]["unet"] > 0
+    assert details["models"]["big"]["dtype"] == "fp32"
+    known = details["latency"]["big--b1"]
+    assert known["samples"] >= 3
+    assert known["warm_up"] >= 1
+    assert {"half_width", "steady", "decoded_in_turn", "clocks"} <= set(known)
 
 
 def test_the_ladders_are_in_order(done: Path) -> None:
