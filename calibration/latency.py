@@ -162,8 +162,8 @@ def measure(
 
     Args:
         once: Does the work.
-        budget_s: Time for it. What the first run takes beyond the ones after it (it compiles, it allocates) is
-            not taken off.
+        budget_s: Time for it. What the first run takes beyond two of the ones after it is not taken off: it
+            compiles.
         longest: The most that it may take where runs are too long for the precision within the budget.
         sampling: Called between warm-up and samples.
         now: A clock.
@@ -172,7 +172,7 @@ def measure(
     start, later = now(), 0.0  # later: the longest run after the first
 
     def spent_s() -> float:
-        return now() - start + (min(warm[0], later) if later else warm[0])
+        return now() - start + (min(warm[0], 2.0 * later) if later else warm[0])
 
     steady = False
     while len(warm) < _MAX_WARM_UP and spent_s() < (third := allowed_s(warm[-1], budget_s, longest) / 3.0):
