@@ -22,8 +22,9 @@ from argus_sim.core.policy import Policy, Setup
 from argus_sim.domain import Outcome
 from argus_sim.errors import InputError
 from argus_sim.experiment import Experiment
+from argus_sim.experiment.folder import digest_of, prepared
 from argus_sim.experiment.lockfile import versions
-from argus_sim.experiment.runner import Run, prepare, write_run
+from argus_sim.experiment.runner import Run, write_run
 from argus_sim.files import write_atomically
 from argus_sim.profile import Profile
 from argus_sim.record import Ints, RunRecord
@@ -220,33 +221,38 @@ def conclude(told: Told, asked: Asked, answers: Answers, out: Path) -> dict[str,
         raise InputError("stopped before the first request; nothing was written")
     experiment = measured(told.experiment, told.label)
     lock = {"experiment": experiment.model_dump(mode="json"), "inputs": {}, "versions": versions()}
-    prepare(out, lock, resume=False)
     run = Run(experiment.policies[0], experiment.traces[0], experiment.seed)
-    summary = write_run(
-        record, run, out, window_s=experiment.window_s, tables={"http": http_table(answers, len(record))}
-    )
-    table = pd.DataFrame([{k: v for k, v in summary.items() if k != "peak"}])
-    write_atomically(out / "summary.csv", table.to_csv(index=False).encode())
-    folder = run.folder(out)
-    story = tell(
-        run.trace.name,
-        {told.label: [pd.read_parquet(folder / "timeline.parquet")]},
-        {told.label: pd.read_parquet(folder / "outcomes.parquet")},
-        {told.label: pd.read_parquet(folder / "attempts.parquet")},
-        {told.label: record.events()},
-    )
-    warning = lag_warning(asked, answers)
-    write_report(
-        out / "report.html",
-        title=f"{told.label}, measured",
-        lock=lock,
-        summary=table,
-        aggregate=metrics.aggregate(table),
-        provenance=provenance_rows(told, asked, said=bool(np.isfinite(answers.quality).any())),
-        stories=[story],
-        facts=facts(told, asked, answers),
-        notes=[warning[0].upper() + warning[1:] + "."] if warning else [],
-    )
+    with prepared(out, lock, resume=False):
+        summary = write_run(
+            record,
+            run,
+            out,
+            lock=digest_of(lock),
+            window_s=experiment.window_s,
+            tables={"http": http_table(answers, len(record))},
+        )
+        table = pd.DataFrame([{k: v for k, v in summary.items() if k != "peak"}])
+        write_atomically(out / "summary.csv", table.to_csv(index=False).encode())
+        folder = run.folder(out)
+        story = tell(
+            run.trace.name,
+            {told.label: [pd.read_parquet(folder / "timeline.parquet")]},
+            {told.label: pd.read_parquet(folder / "outcomes.parquet")},
+            {told.label: pd.read_parquet(folder / "attempts.parquet")},
+            {told.label: record.events()},
+        )
+        warning = lag_warning(asked, answers)
+        write_report(
+            out / "report.html",
+            title=f"{told.label}, measured",
+            lock=lock,
+            summary=table,
+            aggregate=metrics.aggregate(table),
+            provenance=provenance_rows(told, asked, said=bool(np.isfinite(answers.quality).any())),
+            stories=[story],
+            facts=facts(told, asked, answers),
+            notes=[warning[0].upper() + warning[1:] + "."] if warning else [],
+        )
     return summary
 
 

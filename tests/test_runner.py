@@ -20,6 +20,7 @@ import yaml
 from argus_sim import metrics
 from argus_sim.errors import InputError
 from argus_sim.experiment import Experiment
+from argus_sim.experiment.folder import prepared
 from argus_sim.experiment.lockfile import LOCK, make_lock, read_lock, versions
 from argus_sim.experiment.runner import Run, run_experiment, runs_of
 from argus_sim.experiment.scene import Scene
@@ -154,6 +155,72 @@ def test_without_resume_old_results_go(experiment: Experiment, finished: Path, c
     assert tree(copied) == tree(finished / "out")
 
 
+@pytest.mark.parametrize("name", ["src/code.py", "notes.txt", ".git/config", "figure=a/plot.py"])
+def test_what_is_of_no_run_is_never_deleted(experiment: Experiment, copied: Path, name: str) -> None:
+    (copied / name).parent.mkdir(exist_ok=True)
+    (copied / name).write_text("mine")
+    before = tree(copied)
+    with pytest.raises(InputError, match=f"holds {name.partition('/')[0]}, which is of no run"):
+        run_experiment(experiment, copied, jobs=1)
+    assert tree(copied) == before
+
+
+def test_what_a_link_leads_to_is_never_deleted(experiment: Experiment, copied: Path, tmp_path: Path) -> None:
+    shutil.move(copied / "figures", tmp_path / "mine")
+    (copied / "figures").symlink_to(tmp_path / "mine")
+    with pytest.raises(InputError, match="holds figures, which is of no run"):
+        run_experiment(experiment, copied, jobs=1)
+    assert list((tmp_path / "mine").iterdir())
+
+
+@pytest.mark.parametrize("below", [".", "static/rush"])
+def test_the_folder_that_one_is_in_is_not_replaced(
+    experiment: Experiment, copied: Path, below: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(copied / below)
+    before = tree(copied)
+    with pytest.raises(InputError, match="the folder that you are in, or one above it"):
+        run_experiment(experiment, copied, jobs=1)
+    assert tree(copied) == before
+
+
+@pytest.mark.parametrize("content", ["", "[]", "versions: {}", "{experiment: 1, versions: {}}"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_lock_file_that_is_none_is_no_leave_to_delete(
+    experiment: Experiment, copied: Path, content: str, resume: bool
+) -> None:
+    (copied / LOCK).write_text(content)
+    before = tree(copied)
+    with pytest.raises(InputError, match=LOCK):
+        run_experiment(experiment, copied, jobs=1, resume=resume)
+    assert tree(copied) == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders are locked on POSIX only")
+def test_two_do_not_write_into_one_folder(experiment: Experiment, copied: Path) -> None:
+    lock = yaml.safe_load((copied / LOCK).read_text())
+    before = tree(copied)
+    for resume in (False, True):
+        with (
+            prepared(copied, lock, resume=True),
+            pytest.raises(InputError, match="another process writes results there"),
+        ):
+            run_experiment(experiment, copied, jobs=1, resume=resume)
+    assert tree(copied) == before
+
+
+@pytest.mark.parametrize("summary", ["", "{}", '{"quality_yield": 1.0, "lock": "another"}'])
+def test_runs_of_another_lock_file_are_not_kept(
+    experiment: Experiment, finished: Path, copied: Path, summary: str
+) -> None:
+    """Left by a process that outlived its experiment, say."""
+    (copied / "static" / "rush" / "3" / "summary.json").write_text(summary)
+    ran: list[Run] = []
+    run_experiment(experiment, copied, resume=True, jobs=1, on_run=lambda run, _: ran.append(run))
+    assert len(ran) == 1
+    assert tree(copied) == tree(finished / "out")
+
+
 @pytest.mark.parametrize("what", ["trace", "profile"])
 def test_a_lock_file_whose_input_changed_is_refused(tmp_path: Path, what: str) -> None:
     scene = Scene.of(Experiment.load(write(tmp_path)))
@@ -225,13 +292,14 @@ def test_runs_on_the_same_arrivals_are_next_to_each_other(experiment: Experiment
 RUSH = {"kind": "poisson", "duration_s": 1200, "rate_per_min": 60}
 
 
-def start(folder: Path, out: Path) -> subprocess.Popen[str]:
+def start(folder: Path, out: Path, *settings: str) -> subprocess.Popen[str]:
     """``argus-sim run`` in a process group of its own, long enough to be cut off."""
     # As from a terminal: what starts the tests in the background may have Ctrl-C ignored.
     heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     command = [sys.executable, "-c", f"{heard}; import sys; from argus_sim.cli import main; sys.exit(main())"]
     command += ["run", str(folder / "small.yaml"), "--jobs", "2", "--out", str(out), "--seeds", "8"]
     command += ["--set", f"traces=[{{name: rush, generate: {json.dumps(RUSH)}}}]"]
+    command += [word for setting in settings for word in ("--set", setting)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, start_new_session=True, **pipes)  # type: ignore[call-overload,no-any-return]
 
@@ -278,6 +346,30 @@ def test_interrupted_says_how_to_go_on(finished: Path, tmp_path: Path, how: str)
     assert said.splitlines()[-1] == (
         f"interrupted; finished runs are kept. To go on: argus-sim run {out / LOCK} --out {out} --resume"
     )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals are of POSIX")
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_nobody_outlives_the_experiment(finished: Path, tmp_path: Path, how: signal.Signals) -> None:
+    """Runs that would take minutes end with the process that wants them, whatever ends it."""
+    out = tmp_path / "out"
+    long = {**RUSH, "duration_s": 2_000_000}
+    process = start(
+        finished,
+        out,
+        f"traces=[{{name: rush, generate: {json.dumps(RUSH)}}}, {{name: long, generate: {json.dumps(long)}}}]",
+        "replications=1",
+        "bound=false",
+    )
+    wait_for_a_run(process, out)
+    time.sleep(1.0)  # now they are at the long ones
+    begun_s = time.monotonic()
+    process.send_signal(how)
+    process.communicate(timeout=60)  # all ends of the pipes are closed: nobody is left
+    assert time.monotonic() - begun_s < 10
+    assert process.returncode == (-how if how == signal.SIGKILL else 130)
+    assert not list(out.glob("*/long/*/summary.json"))
 
 
 def test_seeds_may_have_traces_of_different_lengths(tmp_path: Path) -> None:

@@ -151,17 +151,17 @@ def _concluded(folder: Path) -> bool:
 
 def _so_far(folder: Path, experiment: Experiment, places: list[_Place]) -> dict[str, Any]:
     """The summaries of the runs that are finished, and how many there will be."""
+    from argus_sim.experiment.folder import summary_in
+
     runs = [
-        (point, place / policy.label / config.name / str(seed) / "summary.json")
+        (point, summary_in(place / policy.label / config.name / str(seed)))
         for point, place, of in places
         for config in of.traces
         for policy in of.policies
         for seed in of.seeds
     ]
     found: list[dict[str, Any]] = [
-        {**({"point": point} if point else {}), **json.loads(path.read_text("utf-8"))}
-        for point, path in runs
-        if path.is_file()
+        {**({"point": point} if point else {}), **summary} for point, summary in runs if summary is not None
     ]
     ended = len(found) == len(runs) and _concluded(folder)
     return {"experiment": experiment.name, "ended": ended, "runs": len(runs), "finished": found}
@@ -177,6 +177,8 @@ def dashboard(folder: Path, experiment: Experiment, places: list[_Place]) -> tup
     from rich.progress_bar import ProgressBar
     from rich.text import Text
 
+    from argus_sim.experiment.folder import summary_in
+
     tables: list[tuple[str, str, list[_Row], int]] = []
     total = done = 0
     for point, place, of in places:
@@ -184,10 +186,9 @@ def dashboard(folder: Path, experiment: Experiment, places: list[_Place]) -> tup
             rows: list[_Row] = []
             for policy in of.policies:
                 runs = [place / policy.label / config.name / str(seed) for seed in of.seeds]
-                finished = [path for path in runs if (path / "summary.json").is_file()]
+                finished = {path: summary for path in runs if (summary := summary_in(path)) is not None}
                 total, done = total + len(runs), done + len(finished)
-                found = [json.loads((path / "summary.json").read_text("utf-8")) for path in finished]
-                rows.append((policy.label, found, finished[-1] if finished else None))
+                rows.append((policy.label, list(finished.values()), next(reversed(finished), None)))
             tables.append((point, config.name, rows, len(of.seeds)))
     parts: list[RenderableType] = []
     if experiment.sweep is None:

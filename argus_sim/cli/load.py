@@ -86,7 +86,7 @@ def load(
     ARGUS_API_KEY is sent as the API key.
     """
     from argus_sim import load as loads
-    from argus_sim.experiment.runner import check_out
+    from argus_sim.experiment.folder import check_out
 
     try:
         from argus_sim.live.client import Target, body

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,6 +32,10 @@ Settings = Annotated[
 Options = Annotated[
     list[str], typer.Option("--option", "-o", metavar="KEY=VALUE", help="An option of the format; repeatable.")
 ]
+
+
+#: Signals that end a process, beside Ctrl-C's; not every system has all.
+ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 def examples(*commands: str) -> str:
@@ -115,6 +121,20 @@ def key_values(options: Sequence[str]) -> dict[str, str]:
             raise InputError("must look like key=value", where=f"--option {option}")
         pairs[key] = value
     return pairs
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Treats ``kill`` and the end of the terminal like Ctrl-C, so that no process is left behind."""
+    before = {number: signal.getsignal(number) for number in ENDING}
+    heard = [n for n, handler in before.items() if handler not in (signal.SIG_IGN, None)]  # nohup ignores one
+    for number in heard:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in heard:
+            signal.signal(number, before[number])
 
 
 def shipped_experiments() -> dict[str, Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -68,7 +67,7 @@ def run(
     """
     begun: list[Path] = []
     try:
-        with _ended_by_term():
+        with output.ended_by_signals():
             scene, results = _run(experiment, out, settings or [], seeds, jobs, resume, quiet, begun)
     except KeyboardInterrupt:
         output.remark(f"interrupted; {_how_to_go_on(begun)}")
@@ -158,16 +157,6 @@ def _how_to_go_on(begun: list[Path]) -> str:
     folder = begun[0]
     command = f"argus-sim run {shlex.quote(str(folder / LOCK))} --out {shlex.quote(str(folder))} --resume"
     return f"finished runs are kept. To go on: {command}"
-
-
-@contextmanager
-def _ended_by_term() -> Iterator[None]:
-    """Treats ``kill`` like Ctrl-C, so that no process is left behind."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 # -- progress ----------------------------------------------------------------------------------------------

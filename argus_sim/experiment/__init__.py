@@ -12,6 +12,7 @@ planning_times.py  how long a policy's plans take on this machine
 simulate.py        one run, from its scene to its record; and what no run can exceed
 basis.py           what the results rest on: provenance, and what the cluster assumes
 lockfile.py        experiment.lock.yaml: from which the same bytes come again
+folder.py          the folder that results go to: who writes there, what may be replaced, which runs have ended
 conclude.py        what is made of all runs: the table, the figures, the report
 sweep.py           the same of a sweep
 results.py         Results: what an experiment came to, for notebooks and scripts

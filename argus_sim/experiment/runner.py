@@ -16,23 +16,25 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from argus_sim import metrics
 from argus_sim.errors import InputError
 from argus_sim.experiment import cache_setup, sweep
 from argus_sim.experiment.conclude import conclude
 from argus_sim.experiment.config import Experiment, PolicyConfig, TraceConfig
+from argus_sim.experiment.folder import digest_of, prepared, summary_in
 from argus_sim.experiment.lockfile import LOCK, dump_lock, make_lock
 from argus_sim.experiment.results import Results
 from argus_sim.experiment.scene import Scene, forget
@@ -102,32 +104,52 @@ def run_experiment(
     scenes = {out / name: point for name, point in points.items()} or {out: scene}
     for each in scenes.values():
         rehearse(each)
-    prepare(out, lock, resume)
-    for name, point in points.items():
-        # A point is an experiment of its own: with its lock file all can be done to it that can be done to one.
-        write_atomically(out / name / LOCK, dump_lock(make_lock(point)))
-    tasks = [(s.experiment, run, folder) for folder, s in scenes.items() for run in runs_of(s.experiment)]
+    # A point is an experiment of its own: with its lock file all can be done to it that can be done to one.
+    locks = {out / name: make_lock(point) for name, point in points.items()} or {out: lock}
+    with prepared(out, lock, resume=resume):
+        for name in points:
+            write_atomically(out / name / LOCK, dump_lock(locks[out / name]))
+        summaries = _summaries(scenes, locks, jobs or os.cpu_count() or 1, resume, on_start, on_run)
+        tables = {
+            folder: _summary(s, [summaries[run.folder(folder)] for run in runs_of(s.experiment)])
+            for folder, s in scenes.items()
+        }
+        if points:
+            by_point = {point: tables[out / point] for point in points}
+            table = sweep.conclude(experiment, out, by_point, points, lock, report=report)
+            return Results(out, experiment, table)
+        conclude(scene, out, tables[out], lock, report=report)
+        return Results(out, experiment, tables[out])
+
+
+def _summaries(
+    scenes: Mapping[Path, Scene],
+    locks: Mapping[Path, dict[str, Any]],
+    jobs: int,
+    resume: bool,
+    on_start: Callable[[int, int], None],
+    on_run: Callable[[Run, dict[str, Any]], None],
+) -> dict[Path, dict[str, Any]]:
+    """Run what is not done yet in these folders; the summary of every run by its folder."""
+    digests = {folder: digest_of(lock) for folder, lock in locks.items()}
+    tasks = [
+        (scene.experiment, run, folder, digests[folder])
+        for folder, scene in scenes.items()
+        for run in runs_of(scene.experiment)
+    ]
     todo, summaries = [], {}
     for task in tasks:
-        _, run, folder = task
-        done = run.folder(folder) / "summary.json"
-        if resume and done.exists():
-            summaries[run.folder(folder)] = json.loads(done.read_text("utf-8"))
-        else:
+        _, run, folder, digest = task
+        done = summary_in(run.folder(folder), digest) if resume else None
+        if done is None:
             todo.append(task)
+        else:
+            summaries[run.folder(folder)] = done
     on_start(len(tasks), len(summaries))
-    for (_, run, folder), summary in _run_all(todo, jobs or os.cpu_count() or 1):
+    for (_, run, folder, _), summary in _run_all(todo, jobs):
         summaries[run.folder(folder)] = summary
         on_run(run, summary)
-    tables = {
-        folder: _summary(s, [summaries[run.folder(folder)] for run in runs_of(s.experiment)])
-        for folder, s in scenes.items()
-    }
-    if points:
-        by_point = {point: tables[out / point] for point in points}
-        return Results(out, experiment, sweep.conclude(experiment, out, by_point, points, lock, report=report))
-    conclude(scene, out, tables[out], lock, report=report)
-    return Results(out, experiment, tables[out])
+    return summaries
 
 
 def rehearse(scene: Scene) -> None:
@@ -164,39 +186,11 @@ def _rehearse_requests(scene: Scene, trace: Trace) -> None:
         cache_setup.filling_cache(scene, experiment.cluster.cache, trace, scene.workload(trace, seed), seed)
 
 
-def prepare(out: Path, lock: dict[str, Any], resume: bool) -> None:
-    """Make the folder ready: empty but for the lock file, or as it is when resuming."""
-    old = out / LOCK
-    check_out(out)
-    if resume and old.exists():
-        was = yaml.safe_load(old.read_text("utf-8"))
-        if was != lock:
-            parts = [key for key in lock if was.get(key) != lock[key]]
-            raise InputError(
-                f"holds results of a different run ({', '.join(parts)} differ); run without --resume to replace "
-                "them, or choose another --out",
-                where=str(out),
-            )
-        return
-    if out.exists():
-        shutil.rmtree(out)
-    out.mkdir(parents=True)
-    write_atomically(old, dump_lock(lock))
-
-
-def check_out(out: Path) -> None:
-    """Results may go to an empty folder, and in the place of other results; :class:`InputError` for any other."""
-    if out.exists() and not out.is_dir():
-        raise InputError("is not a folder", where=str(out))
-    if out.exists() and not (out / LOCK).exists() and any(out.iterdir()):
-        raise InputError("is not empty and not an experiment's results; choose another --out", where=str(out))
-
-
 # -- the runs ----------------------------------------------------------------------------------------------
 
 
-#: A run of an experiment, and the folder of that experiment's results.
-_Task = tuple[Experiment, Run, Path]
+#: A run of an experiment, the folder of that experiment's results, and the digest of its lock file.
+_Task = tuple[Experiment, Run, Path, str]
 
 
 def _run_all(tasks: list[_Task], jobs: int) -> Iterator[tuple[_Task, dict[str, Any]]]:
@@ -205,13 +199,18 @@ def _run_all(tasks: list[_Task], jobs: int) -> Iterator[tuple[_Task, dict[str, A
             yield task, run_one(*task)
         return
     # Fresh interpreters rather than forks: forking a process with threads (Arrow's, BLAS') can deadlock.
-    processes = min(jobs, len(tasks))
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_end_at_interrupt) as pool:
+    context, processes = get_context("spawn"), min(jobs, len(tasks))
+    theirs, ours = context.Pipe(duplex=False)
+    with (
+        theirs,
+        ours,
+        ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(theirs,)) as pool,
+    ):
         pending: dict[Future[dict[str, Any]], _Task] = {}
         waiting = iter(tasks)
         try:
             while True:
-                # A few at a time: a failure or Ctrl-C then leaves little to wait for.
+                # A few at a time, as they are pickled.
                 with _interrupts_held_back():
                     for task in islice(waiting, 2 * jobs - len(pending)):
                         pending[pool.submit(run_one, *task)] = task
@@ -221,6 +220,7 @@ def _run_all(tasks: list[_Task], jobs: int) -> Iterator[tuple[_Task, dict[str, A
                     yield pending.pop(future), future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            ours.close()
             raise
 
 
@@ -237,16 +237,26 @@ def _interrupts_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _end_at_interrupt() -> None:
-    """Ctrl-C reaches every process. This one has nothing to save: a run is there whole or not at all."""
+def _begin(pipe: Connection) -> None:
+    """A process has nothing to save, a run is there whole or not at all: it ends at once when it is to.
+
+    Ctrl-C reaches every process. ``pipe`` closes when the runs are given up, or whoever wants them is dead.
+    """
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as it is in the background of a script
         signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + signal.SIGINT))
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    Thread(target=_end_with, args=(pipe,), daemon=True).start()
 
 
-def run_one(experiment: Experiment, run: Run, out: Path) -> dict[str, Any]:
-    """Simulate one run and write its folder; returns its summary."""
+def _end_with(pipe: Connection) -> None:
+    with suppress(EOFError, OSError):
+        pipe.recv_bytes()
+    os._exit(1)
+
+
+def run_one(experiment: Experiment, run: Run, out: Path, lock: str) -> dict[str, Any]:
+    """Simulate one run and write its folder; returns its summary. ``lock`` is the lock file's digest."""
     scene = _scene(experiment)
     trace, bound = _stage(experiment, run.trace, run.seed)
     try:
@@ -254,7 +264,7 @@ def run_one(experiment: Experiment, run: Run, out: Path) -> dict[str, Any]:
     except InputError as error:
         where = f"{run.policy.label} on {run.trace.name}, seed {run.seed}"
         raise InputError(str(error), where=where) from None
-    return write_run(record, run, out, window_s=experiment.window_s, bound=bound)
+    return write_run(record, run, out, lock=lock, window_s=experiment.window_s, bound=bound)
 
 
 def write_run(
@@ -262,6 +272,7 @@ def write_run(
     run: Run,
     out: Path,
     *,
+    lock: str,
     window_s: float,
     bound: float = 0.0,
     tables: Mapping[str, pd.DataFrame] | None = None,
@@ -269,6 +280,7 @@ def write_run(
     """Write a run's folder: whole, or not at all. Returns its summary.
 
     Args:
+        lock: The digest of the lock file, from which a resumed run tells whose this is.
         bound: The quality yield that no policy can exceed; 0 where it was not computed.
         tables: More of them, by the name of their Parquet file.
     """
@@ -295,7 +307,7 @@ def write_run(
     for name, table in (tables or {}).items():
         _write_parquet(table, partial / f"{name}.parquet")
     (partial / "events.json").write_text(json.dumps(no_nan(record.events())) + "\n", "utf-8")
-    (partial / "summary.json").write_text(json.dumps(no_nan(summary), indent=1) + "\n", "utf-8")
+    (partial / "summary.json").write_text(json.dumps(no_nan({**summary, "lock": lock}), indent=1) + "\n", "utf-8")
     if folder.exists():
         shutil.rmtree(folder)
     os.replace(partial, folder)
