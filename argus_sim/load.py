@@ -55,11 +55,12 @@ class Asked:
 
     Attributes:
         trace: When.
-        prompt: int32[n], index into ``texts`` and ``names``.
-        texts: The distinct prompts.
-        names: What the record calls them.
+        prompt: int32[n], index into ``names``.
+        texts: The distinct texts that are sent.
+        names: What the record calls prompts; where ``text`` is None, those with these texts.
         slo_s: The deadline of each after it is due.
         profile: Where the prompts are from; None for prompts of the user's own.
+        text: int32[n], index into ``texts``, where the profile's prompts only stand in for texts of a log.
     """
 
     trace: Trace
@@ -68,6 +69,12 @@ class Asked:
     names: tuple[str, ...]
     slo_s: float
     profile: Profile | None = None
+    text: Ints | None = None
+
+    @property
+    def sent(self) -> Ints:
+        """int32[n], index into ``texts``."""
+        return self.prompt if self.text is None else self.text
 
     @classmethod
     def of_profile(cls, trace: Trace, profile: Profile, slo_s: float, seed: int) -> Asked:
@@ -299,12 +306,7 @@ def arrivals_from(trace: Trace, from_s: float, requests: int | None) -> tuple[Tr
     Raises:
         InputError: Nothing arrives from then on.
     """
-    first = int(np.searchsorted(trace.arrival_s, from_s))
-    if first >= len(trace):
-        raise InputError(
-            f"nothing arrives after {from_s:g} s; the last arrival is at {trace.arrival_s[-1]:g} s",
-            where="--from-s",
-        )
+    first = first_from(trace, from_s)
     last = len(trace) if requests is None else min(first + requests, len(trace))
     begin_s = float(trace.arrival_s[first])
     end_s = float(trace.arrival_s[last]) if last < len(trace) else trace.duration_s
@@ -313,3 +315,14 @@ def arrivals_from(trace: Trace, from_s: float, requests: int | None) -> tuple[Tr
     if end_s <= begin_s:  # all at the same time
         end_s = float(np.nextafter(begin_s, np.inf))
     return trace.clip(begin_s, end_s), begin_s
+
+
+def first_from(trace: Trace, from_s: float) -> int:
+    """The row of the first arrival from a time on; :class:`InputError` where there is none."""
+    first = int(np.searchsorted(trace.arrival_s, from_s))
+    if first >= len(trace):
+        raise InputError(
+            f"nothing arrives after {from_s:g} s; the last arrival is at {trace.arrival_s[-1]:g} s",
+            where="--from-s",
+        )
+    return first

@@ -29,7 +29,7 @@ from argus_sim.experiment.simulate import simulate
 from argus_sim.fidelity import Twin, counted
 from argus_sim.live import drift
 from argus_sim.live.client import Answers, Target, body
-from argus_sim.load import Asked, arrivals_from, record_of
+from argus_sim.load import Asked, arrivals_from, first_from, record_of
 from argus_sim.record import Floats, RunRecord
 from argus_sim.trace import Trace
 from argus_sim.workload import Workload, stream
@@ -82,7 +82,7 @@ class Plan:
         if from_s is None:
             spans = trace.arrival_s[n - 1 :] - trace.arrival_s[: len(trace) - n + 1]
             from_s = float(trace.arrival_s[int(np.argmin(spans))])
-        first = int(np.searchsorted(trace.arrival_s, from_s))
+        first = first_from(trace, from_s)
         begin = int(np.searchsorted(trace.arrival_s, max(0.0, from_s - self.lead_in_s)))
         n = min(n, len(trace) - first)
         played, _ = arrivals_from(trace, max(0.0, from_s - self.lead_in_s), first - begin + n)
@@ -115,10 +115,9 @@ def twin_of(
         InputError: The server does not start, or the load was stopped.
     """
     trace, first = plan.cut(scene.trace(config, seed))
-    workload = Workload.of(trace, scene.profile, scene.slo_s, stream(seed, "prompts"), scene.experiment.prompts)
-    texts, names = scene.profile.prompt_texts, scene.profile.prompts
-    asked = Asked(trace, workload.prompt, texts, names, scene.slo_s, scene.profile)
-    simulated = simulate(scene, policy, trace, seed, judge=False)
+    workload = scene.workload(trace, seed)
+    asked = asked_of(scene, trace, workload)
+    simulated = simulate(scene, policy, trace, seed, workload=workload, judge=False)
     arguments = [*serve, "--policy", policy.label, "--seed", str(seed), "--speed", str(plan.speed), "--hold"]
     if plan.due_times is not None:
         arguments += ["--due-times", str(plan.due_times)]
@@ -177,6 +176,12 @@ def twin_of(
     if wanted:
         twin = replace(twin, scored=_scored(images, asked, at_client, plan.scorer))
     return twin, answers
+
+
+def asked_of(scene: Scene, trace: Trace, workload: Workload) -> Asked:
+    """What a client sends where the simulator has this workload."""
+    texts, names = workload.texts or scene.profile.prompt_texts, scene.profile.prompts
+    return Asked(trace, workload.prompt, texts, names, scene.slo_s, scene.profile, workload.text)
 
 
 def _sample(n: int, first: int, count: int, seed: int) -> frozenset[int]:
@@ -245,7 +250,7 @@ def _scored(images: dict[int, bytes], asked: Asked, live: RunRecord, scorer: str
     from argus_sim.live.scoring import score
 
     assert asked.profile is not None
-    texts = {row: asked.texts[asked.prompt[row]] for row in images}
+    texts = {row: asked.texts[asked.sent[row]] for row in images}
     return score(images, texts, live, asked.profile, scorer)
 
 
@@ -279,6 +284,20 @@ def _quantile(values: Floats, share: float) -> float:
 # -- the server --------------------------------------------------------------------------------------------
 
 
+#: The server's process. Its stdin ends with ours, however that ends; so does it.
+_PROGRAM = """
+import os, signal, sys, threading
+from argus_sim.cli import main
+
+def end() -> None:
+    os.read(0, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+threading.Thread(target=end, daemon=True).start()
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 @contextlib.contextmanager
 def server(arguments: Sequence[str], *, ready_s: float, end_s: float = _END_S) -> Iterator[tuple[str, int]]:
     """``argus-sim serve`` in a process of its own, on a free port; its address, and the process.
@@ -286,11 +305,11 @@ def server(arguments: Sequence[str], *, ready_s: float, end_s: float = _END_S) -
     Raises:
         InputError: It does not start; with what it said.
     """
-    program = "import sys; from argus_sim.cli import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", program, "serve", *arguments, "--port", "0", "--quiet"]
+    command = [sys.executable, "-c", _PROGRAM, "serve", *arguments, "--port", "0", "--quiet"]
+    pipe = subprocess.PIPE
     with tempfile.TemporaryFile() as said:
         # A session of its own: Ctrl-C is for us, who then end it.
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, start_new_session=True)
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=said, start_new_session=True)
         try:
             yield _address(process, ready_s, said), process.pid
         finally:
@@ -300,8 +319,9 @@ def server(arguments: Sequence[str], *, ready_s: float, end_s: float = _END_S) -
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
+            for end in (process.stdin, process.stdout):
+                if end is not None:
+                    end.close()
 
 
 def _address(process: subprocess.Popen[bytes], ready_s: float, said: IO[bytes]) -> str:

@@ -97,6 +97,8 @@ def load(
             raise InputError(f"must be above 0, found {value}", where=name)
     url = sound_url(url)
     check_out(out)
+    if images is not None and images.resolve().is_relative_to(out.resolve()):
+        raise InputError(f"must not be in {out}, where the results go", where=f"--images {images}")
     asked, experiment = _asked(trace, profile, prompts, slo_s, from_s, requests, seed)
     experiment = loads.measured(experiment, policy_label)  # a bad label is found before anything is sent
     fields = _fields(field or [])
@@ -242,7 +244,7 @@ def send(
     on_image: Callable[[int, bytes], None] | None = None,
     quiet: bool = False,
 ) -> Answers:
-    """Play the requests; Ctrl-C and SIGTERM stop it, and what there is until then is returned."""
+    """Play the requests; Ctrl-C and its like stop it, and what there is until then is returned."""
     import asyncio
     import signal
 
@@ -251,16 +253,18 @@ def send(
     async def until_stopped() -> Answers:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        before = {signal.SIGINT: signal.getsignal(signal.SIGINT), **output.ending()}
+        for number in before:
             loop.add_signal_handler(number, stop.set)
         try:
-            due_s, of = asked.trace.arrival_s, asked.prompt.tolist()
+            due_s, of = asked.trace.arrival_s, asked.sent.tolist()
             return await play(
                 target, due_s, bodies, of, speed=speed, stop=stop, warm_up=warm_up, on_image=on_image
             )
         finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number, handler in before.items():
                 loop.remove_signal_handler(number)
+                signal.signal(number, handler)
 
     length_s = asked.trace.duration_s / speed
     output.remark(f"sending {len(asked.trace):,} requests, {output.duration(length_s)}", quiet=quiet)

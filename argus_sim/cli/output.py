@@ -34,10 +34,6 @@ Options = Annotated[
 ]
 
 
-#: Signals that end a process, beside Ctrl-C's; not every system has all.
-ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
-
-
 def examples(*commands: str) -> str:
     """The end of a command's help."""
     return "\n".join(["Example" + "s" * (len(commands) > 1) + ":", *(f"- {command}" for command in commands)])
@@ -123,18 +119,24 @@ def key_values(options: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
+def ending() -> dict[signal.Signals, Any]:
+    """The signals that end a process, beside Ctrl-C's, with their handlers; none that is ignored, as by nohup."""
+    known = [signal.Signals[name] for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    handlers = {number: signal.getsignal(number) for number in known}
+    return {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
+
+
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
     """Treats ``kill`` and the end of the terminal like Ctrl-C, so that no process is left behind."""
-    before = {number: signal.getsignal(number) for number in ENDING}
-    heard = [n for n, handler in before.items() if handler not in (signal.SIG_IGN, None)]  # nohup ignores one
-    for number in heard:
+    before = ending()
+    for number in before:
         signal.signal(number, signal.default_int_handler)
     try:
         yield
     finally:
-        for number in heard:
-            signal.signal(number, before[number])
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def shipped_experiments() -> dict[str, Path]:

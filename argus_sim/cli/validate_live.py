@@ -134,22 +134,23 @@ def validate_live(
     first = scene.experiment.seed if seed is None else seed
     twins: list[Twin] = []
     try:
-        for number in range(repeat):
-            twin, answers = validate.twin_of(
-                scene, chosen, config, first + number, plan, serve,
-                lambda target, asked, bodies, on_image: send(
-                    target, asked, bodies, speed=speed, warm_up=validate.CONNECTIONS, on_image=on_image,
-                    quiet=quiet,
-                ),
-            )  # fmt: skip
-            twins.append(twin)
-            failed = int((answers.status == FAILED).sum())
-            if failed:
-                output.remark(f"warning: {failed} requests had no answer; the simulation is of all of them")
+        with output.ended_by_signals():
+            for number in range(repeat):
+                twin, answers = validate.twin_of(
+                    scene, chosen, config, first + number, plan, serve,
+                    lambda target, asked, bodies, on_image: send(
+                        target, asked, bodies, speed=speed, warm_up=validate.CONNECTIONS, on_image=on_image,
+                        quiet=quiet,
+                    ),
+                )  # fmt: skip
+                twins.append(twin)
+                failed = int((answers.status == FAILED).sum())
+                if failed:
+                    output.remark(f"warning: {failed} requests had no answer; the simulation is of all of them")
     except KeyboardInterrupt:
         output.remark("interrupted; nothing was written")
         raise typer.Exit(130) from None
-    facts = _facts(scene, chosen.label, config.name, plan, workers)
+    facts = _facts(scene, chosen.label, config.name, plan, workers, twins)
     content = {**dict(facts), **plain(twins)}
     _write(out, f"{scene.experiment.name}: {chosen.label}, live and simulated", twins, facts, plan, content)
     if as_json:
@@ -195,9 +196,13 @@ def _trace(scene: Scene, name: str | None) -> Any:
     return next(iter(traces.values())) if name is None else traces[name]
 
 
-def _facts(scene: Scene, label: str, trace: str, plan: Plan, workers: str) -> list[tuple[str, str]]:
+def _facts(
+    scene: Scene, label: str, trace: str, plan: Plan, workers: str, twins: list[Twin]
+) -> list[tuple[str, str]]:
     from importlib.metadata import version
 
+    counts = sorted({len(twin.simulated) for twin in twins})  # a trace may have fewer than are wanted
+    requests = " to ".join(dict.fromkeys(str(count) for count in (counts[0], counts[-1])))
     begin = "at the peak" if plan.from_s is None else f"from {plan.from_s:g} s"
     times = "as they arrive over HTTP"
     if plan.due_times is not None:
@@ -205,7 +210,7 @@ def _facts(scene: Scene, label: str, trace: str, plan: Plan, workers: str) -> li
     return [
         ("experiment", scene.experiment.name),
         ("policy", label),
-        ("requests", f"{plan.requests} of {trace}, {begin}, {plan.lead_in_s:g} s of lead-in"),
+        ("requests", f"{requests} of {trace}, {begin}, {plan.lead_in_s:g} s of lead-in"),
         ("workers", f"{scene.experiment.cluster.workers}, {workers}"),
         ("speed", f"{plan.speed:g} s of the trace in a second"),
         ("times of arrival", times),
