@@ -8,6 +8,16 @@ from argus_sim.columns import read_texts
 from argus_sim.errors import InputError
 
 
+def lines_in(path: Path) -> list[str]:
+    """The lines of a file in UTF-8: other ends of lines than a new line's, which prompts may hold, end none.
+
+    Raises:
+        OSError: It cannot be read.
+        UnicodeDecodeError: It is something else.
+    """
+    return path.read_text("utf-8-sig").removesuffix("\n").split("\n")
+
+
 def texts_in(path: Path, column: str) -> list[str]:
     """The texts in their order; empty lines and cells are left out.
 
@@ -25,7 +35,7 @@ def texts_in(path: Path, column: str) -> list[str]:
     if not path.is_file():
         raise InputError("no such file", where=str(path))
     try:
-        lines = read_texts(path, column) if path.suffix == ".csv" else path.read_text("utf-8").splitlines()
+        lines = read_texts(path, column) if path.suffix == ".csv" else lines_in(path)
     except UnicodeDecodeError as error:
         raise InputError(f"is not text in UTF-8: {error.reason}", where=str(path)) from None
     texts = [text for text in lines if text]

@@ -354,6 +354,7 @@ SETTINGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "no value": ("cluster.workers", ("--set cluster.workers: ", "key=value")),
     "no key": ("=3", ("--set =3: ", "key=value")),
     "unknown key": ("cluster.worker=3", ("cluster.worker: ", "did you mean 'workers'?")),
+    "no digit": ("traces.².name=x", ("--set traces.².name=x: ", "traces has items 0 to 0", "not '²'")),
     "no such item": ("traces.1.name=x", ("--set traces.1.name=x: ", "traces has items 0 to 0", "not '1'")),
     "within a value": ("seed.x=1", ("--set seed.x=1: ", "seed is a value, it has no 'x'")),
     "not YAML": ("seed={", ("--set seed={: ", "'{' is not YAML")),

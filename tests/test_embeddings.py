@@ -152,6 +152,8 @@ def test_texts_in_files(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one\n\ntwo, three\n")
     (tmp_path / "a.csv").write_text('prompt,x\n"two, three",1\n,2\n')
     assert texts_in(tmp_path / "a.txt", "prompt") == ["one", "two, three"]
+    (tmp_path / "b.txt").write_bytes("\ufeffone\u2028still one\x0cand on\r\ntwo".encode())
+    assert texts_in(tmp_path / "b.txt", "prompt") == ["one\u2028still one\x0cand on", "two"]
     assert texts_in(tmp_path / "a.csv", "prompt") == ["two, three"]
     with pytest.raises(InputError, match="promt"):
         texts_in(tmp_path / "a.csv", "promt")

@@ -153,6 +153,50 @@ def test_diffserve_as_published_and_with_prompts(file: Callable[[str], Path], tm
         import_trace("diffserve", file("1,1\n2,3\n"), rng=rng(), prompts=tmp_path / "texts.txt")
 
 
+def test_a_byte_order_mark_is_part_of_no_prompt(file: Callable[[str], Path], tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a cat\u2028and more\na dog\n", "utf-8-sig")
+    trace = import_trace("diffserve", file("0,1\n1000,2\n"), rng=rng(), prompts=str(tmp_path / "prompts.txt"))
+    assert trace.prompt == ("a cat\u2028and more", "a dog")
+
+
+@pytest.mark.parametrize("format", ["mooncake", "diffserve"])
+def test_what_is_not_utf8_is_named(format: str, tmp_path: Path) -> None:
+    path = tmp_path / "latin.txt"
+    path.write_bytes(b'{"timestamp": 1, "text": "\xe9"}\n')
+    with pytest.raises(InputError, match=r"latin\.txt: is not UTF-8"):
+        import_trace(format, path, rng=rng())
+
+
+@pytest.mark.parametrize("rates", [False, True])
+def test_counts_beyond_all_measure_are_named(file: Callable[[str], Path], rates: bool) -> None:
+    with pytest.raises(InputError, match=r"line 2, column 'count': '1e\+20' is above 1e\+09"):
+        import_trace("counts", file("3\n1e20\n"), rng=rng(), rates=rates)
+
+
+def test_days_of_a_folder_follow_each_other(tmp_path: Path) -> None:
+    for day in ("d01", "d03"):
+        functions_day(tmp_path / f"invocations_per_function_md.anon.{day}.csv", [("http", {1: 3})])
+    with pytest.raises(InputError, match=r"d03\.csv: is not of the day after .*d01\.csv"):
+        import_trace("azure-functions-2019", tmp_path, rng=rng())
+
+
+def test_stamps_since_1970_must_be_counted_from_the_first(file: Callable[[str], Path], tmp_path: Path) -> None:
+    path = file("arrival_s\n1700000001000\n1700000000000\n")
+    with pytest.raises(InputError, match=r"begins at 1\.7e\+09 s; count .*\(from_first=true\)"):
+        import_trace("csv", path, rng=rng(), unit="ms")
+    with pytest.raises(InputError, match="from_first=true"):
+        import_file("csv", path, tmp_path / "out.parquet", unit="ms")
+    assert not (tmp_path / "out.parquet").exists()
+    trace = import_trace("csv", path, rng=rng(), unit="ms", from_first=True)
+    assert trace.arrival_s.tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("text", ["9999-01-01", "1600-01-01"])
+def test_years_that_no_clock_here_has_are_named(file: Callable[[str], Path], text: str) -> None:
+    with pytest.raises(InputError, match=rf"line 3, .*'{text}' is not an ISO 8601 timestamp of the years"):
+        import_trace("csv", file(f"arrival_s\n2020-01-01\n{text}\n"), rng=rng(), unit="timestamp")
+
+
 def test_proteus_superposes_its_families(tmp_path: Path) -> None:
     (tmp_path / "fam").mkdir()
     (tmp_path / "fam" / "bert.txt").write_text("288660,1,300\n288717,1,300\n")

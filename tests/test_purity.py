@@ -56,7 +56,7 @@ EXPERIMENT = (
         "basis",
         "lockfile",
     ),
-    *("conclude", "sweep", "results", "runner"),
+    *("folder", "conclude", "sweep", "results", "runner"),
 )
 UPWARDS = {("config", "runner"), ("config", "results")}
 

@@ -145,6 +145,8 @@ def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("arrival_s\n3\n", encoding="utf-8-sig")
     assert Trace.read(path).arrival_s.tolist() == [3.0]
+    path.write_text(f"{HEADER}arrival_s\n3\n", encoding="utf-8-sig")
+    assert (Trace.read(path).name, Trace.read(path).duration_s) == ("x", 9.0)
 
 
 HEADER = (

@@ -204,10 +204,11 @@ def read_trace(name: str, seed: int) -> tuple[Trace, Path]:
 
 def _prompts(trace: Trace, profile: Any, file: Path | None, slo_s: float, seed: int) -> Asked:
     from argus_sim.load import Asked
+    from argus_sim.textfile import lines_in
 
     if file is not None:
         try:
-            texts = [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
+            texts = [line.strip() for line in lines_in(file) if line.strip()]
         except OSError as error:
             raise InputError(f"cannot be read: {error.strerror}", where=f"--prompts {file}") from None
         except UnicodeDecodeError:
@@ -223,13 +224,16 @@ def _prompts(trace: Trace, profile: Any, file: Path | None, slo_s: float, seed: 
 
 
 def _fields(settings: list[str]) -> dict[str, Any]:
+    import json
+
     import yaml
 
     fields = {}
     for key, text in output.key_values(settings).items():
         try:
             fields[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
+            json.dumps(fields[key], allow_nan=False)
+        except (yaml.YAMLError, TypeError, ValueError):  # also a date or the like, which JSON has not
             fields[key] = text
     return fields
 

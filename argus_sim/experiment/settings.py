@@ -64,7 +64,7 @@ def put(data: dict[str, Any], key: str, value: Any, *, where: str) -> None:
     for depth, part in enumerate(parts):
         last = depth == len(parts) - 1
         if isinstance(at, list):
-            if not part.isdigit() or int(part) >= len(at):
+            if not part.isdecimal() or int(part) >= len(at):
                 items = f"{'.'.join(parts[:depth])} has items 0 to {len(at) - 1}"
                 raise InputError(f"{items}, not {part!r}", where=where)
             if last:

@@ -28,8 +28,12 @@ Kinds = Mapping[str, Literal["number", "text"]]
 
 SECONDS: dict[Unit, float] = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "min": 60.0, "h": 3600.0}
 
-#: Arrivals that are drawn at a time.
+#: Arrivals that are drawn at a time, and the most that one cell may speak of: they are held at once.
 DRAWN_AT_ONCE = 1_000_000
+MOST_AT_ONCE = 1e9
+
+#: What is said of a cell that holds no time.
+NO_STAMP = "is not an ISO 8601 timestamp of the years 1678 to 2261"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +171,15 @@ class Rows:
         self.check(column, ~(np.isfinite(numbers) & (numbers >= 0)), numbers, "is not a finite number >= 0")
         return numbers
 
+    def means(self, batch: Mapping[str, Any], column: str) -> Floats:
+        """A column of numbers of arrivals >= 0, not more than can be drawn; an empty cell is 0."""
+        numbers = self.amounts(batch, column, missing=0.0)
+        self.check(column, numbers > MOST_AT_ONCE, numbers, f"is above {MOST_AT_ONCE:g}, too many at once")
+        return numbers
+
     def counts(self, batch: Mapping[str, Any], column: str) -> npt.NDArray[np.int64]:
         """A column of whole numbers >= 0; an empty cell is 0."""
-        numbers = self.amounts(batch, column, missing=0.0)
+        numbers = self.means(batch, column)
         self.check(column, numbers % 1 != 0, numbers, "is not a whole number")
         return numbers.astype(np.int64)
 
@@ -183,7 +193,9 @@ class Clock:
     def seconds(self, texts: Sequence[Any], fault: Callable[[npt.NDArray[np.bool_]], None]) -> Floats:
         """float64[n], s, possibly negative; ``fault`` complains about rows that are no timestamps."""
         stamps = pd.to_datetime(pd.Series(texts), errors="coerce", format="ISO8601", utc=True)
-        fault(stamps.isna().to_numpy())
+        # In nanoseconds since 1970 there are no others.
+        known = stamps.dt.year.between(1678, 2261)
+        fault(~known.to_numpy())
         ns = pd.DatetimeIndex(stamps).as_unit("ns").asi8
         if self._zero_ns is None and len(ns):
             self._zero_ns = int(ns[0])
@@ -195,7 +207,7 @@ def times_of(rows: Rows, batch: Mapping[str, Any], column: str, unit: Unit, cloc
     if unit != "timestamp":
         return rows.amounts(batch, column) * SECONDS[unit]
     texts = batch[column]
-    return clock.seconds(texts, lambda bad: rows.check(column, bad, texts, "is not an ISO 8601 timestamp"))
+    return clock.seconds(texts, lambda bad: rows.check(column, bad, texts, NO_STAMP))
 
 
 def seconds_or_stamps(path: Path, seconds: str, stamps: str) -> tuple[str, Unit]:

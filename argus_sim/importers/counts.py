@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +115,7 @@ class AzureFunctions2019(Format):
 
     def record(self, path: Path, rng: np.random.Generator) -> Recording:
         files = files_in(path, "invocations_per_function_md.anon.d*.csv")
+        _check_days(files)
         count = np.concatenate([self._day(file) for file in files])
         kept = f", each kept with probability {self.share:g}" if self.share < 1 else ""
         if self.share < 1:
@@ -135,6 +138,14 @@ class AzureFunctions2019(Format):
                 keep = np.array(batch["Trigger"]) == self.trigger
             count += [int(rows.counts(batch, minute)[keep].sum()) for minute in minutes]
         return count
+
+
+def _check_days(files: list[Path]) -> None:
+    """Days of a folder that do not follow each other would be put side by side as if they did."""
+    for before, after in pairwise(files):
+        first, second = (re.search(r"\.d(\d+)", file.name) for file in (before, after))
+        if first and second and int(second[1]) != int(first[1]) + 1:
+            raise InputError(f"is not of the day after {before.name}; days follow each other", where=str(after))
 
 
 class Counts(Format):
@@ -162,7 +173,7 @@ class Counts(Format):
         column = self.column or "count"
         rows = Rows(path, {column: "number"}, names=() if self.column else (column,))
         if self.rates:
-            count = rng.poisson(np.concatenate([rows.amounts(b, column, missing=0.0) for b in rows]))
+            count = rng.poisson(np.concatenate([rows.means(b, column) for b in rows]))
         else:
             count = np.concatenate([rows.counts(b, column) for b in rows])
         if not count.sum():

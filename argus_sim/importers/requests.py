@@ -12,6 +12,7 @@ from pydantic import Field
 
 from argus_sim.errors import InputError
 from argus_sim.importers.base import (
+    NO_STAMP,
     Batch,
     Clock,
     Format,
@@ -23,6 +24,7 @@ from argus_sim.importers.base import (
     seconds_or_stamps,
     times_of,
 )
+from argus_sim.textfile import lines_in
 
 
 class GenTD26Requests(Format):
@@ -167,16 +169,15 @@ class Mooncake(Format):
 
     def record(self, path: Path, rng: np.random.Generator) -> Recording:
         def batches() -> Iterator[Batch]:
-            with path.open(encoding="utf-8") as file:
-                times: list[float] = []
-                for number, line in enumerate(file, start=1):
-                    if line.strip():
-                        times.append(_timestamp_ms(line, f"{path}: line {number}") / 1000.0)
-                    if len(times) == 10_000:
-                        yield Batch(np.array(times))
-                        times = []
-                if times:
+            times: list[float] = []
+            for number, line in _lines(path):
+                if line.strip():
+                    times.append(_timestamp_ms(line, f"{path}: line {number}") / 1000.0)
+                if len(times) == 10_000:
                     yield Batch(np.array(times))
+                    times = []
+            if times:
+                yield Batch(np.array(times))
 
         return Recording(batches(), (self._recorded(path),))
 
@@ -192,10 +193,20 @@ def _timestamp_ms(line: str, where: str) -> float:
     return float(found)
 
 
-def _is_headless(path: Path) -> bool:
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a file and their numbers."""
+    number = 0
     with path.open(encoding="utf-8-sig") as file:
-        first = file.readline().split(",")[0].strip()
-    return first.replace(".", "", 1).isdigit()
+        try:
+            for number, line in enumerate(file, start=1):
+                yield number, line
+        except UnicodeDecodeError as error:
+            raise InputError(f"is not UTF-8 after line {number}: {error.reason}", where=str(path)) from None
+
+
+def _is_headless(path: Path) -> bool:
+    first = next((line for _, line in _lines(path)), "").split(",")[0].strip()
+    return first.replace(".", "", 1).isdecimal()
 
 
 class DiffServe(Format):
@@ -215,7 +226,7 @@ class DiffServe(Format):
 
     def record(self, path: Path, rng: np.random.Generator) -> Recording:
         names = ("t_ms", "prompt_id")
-        texts = None if self.prompts is None else _lines(self.prompts)
+        texts = None if self.prompts is None else _prompts(self.prompts)
 
         def batches() -> Iterator[Batch]:
             kinds: Kinds = {"t_ms": "number", "prompt_id": "number"}
@@ -238,9 +249,9 @@ class DiffServe(Format):
         return Recording(batches(), tuple(parts))
 
 
-def _lines(path: Path) -> list[str]:
+def _prompts(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        return lines_in(path)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot be read: {error}", where=f"option prompts: {path}") from None
 
@@ -313,9 +324,7 @@ class DiffusionDB(Format):
         def fault(bad: np.ndarray[Any, np.dtype[np.bool_]]) -> None:
             if bad.any():
                 row = known[int(np.argmax(bad))]
-                raise InputError(
-                    f"{str(stamps[row])!r} is not an ISO 8601 timestamp", where=f"{path}: row {before + row + 1}"
-                )
+                raise InputError(f"{str(stamps[row])!r} {NO_STAMP}", where=f"{path}: row {before + row + 1}")
 
         times = clock.seconds([str(stamps[i]) for i in known], fault)
         return Batch(times, [columns["prompt"][i] or "" for i in known])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from pydantic import Field
 
 from argus_sim.errors import InputError
 from argus_sim.importers.base import (
+    NO_STAMP,
     SECONDS,
     Batch,
     Clock,
@@ -24,6 +26,9 @@ from argus_sim.importers.base import (
 )
 from argus_sim.provenance import Provenance
 from argus_sim.trace.trace import Floats
+
+#: No trace has its first arrival later, 3 years.
+_YEARS_S = 3 * 365 * 86_400.0
 
 
 class _Table(Format):
@@ -44,10 +49,25 @@ class _Table(Format):
             origin = Provenance(kind="recorded", source=f"{self.origin} ({path.name})", licence=origin.licence)
         if self.terms:
             origin = origin.model_copy(update={"licence": self.terms})
-        return Recording(self._batches(path), (origin,), from_first=self.from_first or self.unit == "timestamp")
+        from_first = self.from_first or self.unit == "timestamp"
+        batches = self._batches(path) if from_first else _from_zero(self._batches(path), path)
+        return Recording(batches, (origin,), from_first=from_first)
 
     def _batches(self, path: Path) -> Iterator[Batch]:
         raise NotImplementedError
+
+
+def _from_zero(batches: Iterator[Batch], path: Path) -> Iterator[Batch]:
+    """Those that count from 0; a trace that begins after years counts from 1970, or is in another unit."""
+    first_s = math.inf
+    for batch in batches:
+        first_s = min(first_s, batch.start_s)
+        yield batch
+    if _YEARS_S < first_s < math.inf:
+        raise InputError(
+            f"begins at {first_s:.4g} s; count from its first arrival (from_first=true), or see to the unit",
+            where=str(path),
+        )
 
 
 class CSV(_Table):
@@ -95,7 +115,7 @@ class Parquet(_Table):
 
         if self.unit == "timestamp":
             texts = column.cast(pa.string()).to_pylist()
-            return clock.seconds(texts, lambda bad: check(bad, "is not an ISO 8601 timestamp"))
+            return clock.seconds(texts, lambda bad: check(bad, NO_STAMP))
         if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
             what = f"column {self.time_column!r} must hold numbers, found {column.type}"
             raise InputError(what, where=str(path))

@@ -26,6 +26,9 @@ from argus_sim.record import Floats
 
 PATH = "/v1/images/generations"
 
+#: Statuses of HTTP of which no other request of a load will have a better one.
+_HOPELESS = (401, 403, 404)
+
 #: Statuses beside those of HTTP: not answered (yet), and no answer that HTTP knows.
 OPEN, FAILED = 0, -1
 
@@ -62,6 +65,10 @@ class Target:
     keepalive_s: float = 4.0
     due_times: bool = False
     began: bool = False
+
+    def __post_init__(self) -> None:
+        if self.api_key is not None and not self.api_key.isprintable():
+            raise InputError("holds a line's end or the like, which no header can", where="ARGUS_API_KEY")
 
 
 @dataclass
@@ -169,10 +176,10 @@ async def play(
         warm_up: So many connections are opened first, by requests that ask for no image. For servers of ours.
         on_progress: Told now and then how many have been sent.
         on_image: Given the image of each request (its row) that an answer holds: bodies must have asked for
-            ``b64_json``.
+            ``b64_json``. What it raises ends the load, and is raised.
 
     Raises:
-        InputError: There is no server at the address.
+        InputError: There is no server at the address, or its first answer says that no request will be served.
     """
     answers = Answers(due_s, speed)
     headers = {"content-type": "application/json"}
@@ -194,6 +201,8 @@ async def play(
             await sender.send_all(bodies, body_of, on_progress)
         finally:
             gc.unfreeze()
+    if sender.trouble is not None:
+        raise sender.trouble
     return answers
 
 
@@ -235,6 +244,9 @@ class _Sender:
     ) -> None:
         self._session, self._target, self._answers, self._stop = session, target, answers, stop
         self._on_image = on_image
+        self._answered = False
+        #: What ended the load early.
+        self.trouble: Exception | None = None
         self._url = f"{target.url}{PATH}"
         self._loop = asyncio.get_running_loop()
         self._zero_s = 0.0
@@ -286,6 +298,26 @@ class _Sender:
         return False
 
     async def _send(self, row: int, due_s: float, body: bytes) -> None:
+        image = await self._ask(row, due_s, body)
+        try:
+            self._check_first(row)
+            if image is not None and self._on_image is not None:
+                self._on_image(row, image)
+        except Exception as error:
+            self.trouble = self.trouble or error
+            self._stop.set()
+
+    def _check_first(self, row: int) -> None:
+        """A wrong key or address fails every request: better said at once than after a day's trace."""
+        status, first = self._answers.status[row], not self._answered
+        self._answered = True
+        if first and status in _HOPELESS:
+            hint = "; the key is taken from ARGUS_API_KEY" if status == 401 else ""
+            reason = self._answers.reasons[self._answers.reason[row]]
+            raise InputError(f"serves no images: {reason}{hint}", where=f"--url {self._target.url}")
+
+    async def _ask(self, row: int, due_s: float, body: bytes) -> bytes | None:
+        """Send a request and note the answer; the image in it, where that is wanted."""
         answers = self._answers
         headers = {}
         if self._target.due_times:
@@ -295,8 +327,9 @@ class _Sender:
         answers.sent_s[row] = self._now_s()
         try:
             async with self._session.post(self._url, data=body, headers=headers) as response:
+                kept = bytearray()
                 if response.status == 200:
-                    size, kept = 0, bytearray()
+                    size = 0
                     async for chunk in response.content.iter_any():
                         size += len(chunk)
                         if self._on_image is not None:
@@ -304,10 +337,6 @@ class _Sender:
                     answers.received_s[row] = self._now_s()
                     answers.bytes[row] = size
                     answers.said(row, response.headers)
-                    if self._on_image is not None:
-                        image = image_in(kept)
-                        if image is not None:
-                            self._on_image(row, image)
                 else:
                     text = await response.content.read(_MAX_ERROR_BYTES)
                     answers.received_s[row] = self._now_s()
@@ -315,10 +344,12 @@ class _Sender:
                     answers.said(row, response.headers)
                     answers.reason[row] = answers.code("reasons", _reason(response.status, text))
                 answers.status[row] = response.status
+                return image_in(kept) if kept else None
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             answers.received_s[row] = self._now_s()
             answers.status[row] = FAILED
             answers.reason[row] = answers.code("reasons", _why(error))
+            return None
 
 
 async def _all_of(tasks: set[asyncio.Task[None]]) -> None:

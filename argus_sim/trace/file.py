@@ -13,6 +13,7 @@ provenance is ``recorded`` with the file as the source.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import math
@@ -195,7 +196,7 @@ def _read_csv(path: Path) -> tuple[Header, Floats, list[str] | None]:
 def _csv_header(path: Path) -> tuple[bytes | None, int]:
     """The header as JSON, where there is one, and the lines that it takes."""
     with path.open("rb") as file:
-        line = file.readline()
+        line = file.readline().removeprefix(codecs.BOM_UTF8)
     return (line.removeprefix(_COMMENT), 1) if line.startswith(_COMMENT) else (None, 0)
 
 

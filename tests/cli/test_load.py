@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,12 +18,15 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from argus_sim.cli import main
+from argus_sim.cli import load, main, output
+from argus_sim.experiment import Experiment
 from argus_sim.experiment.results import Results
 from tests.make_experiment import content, write_experiment
 
 pytest.importorskip("fastapi", reason="needs the live extra: fastapi")
 pytest.importorskip("aiohttp", reason="needs the live extra: aiohttp")
+
+from argus_sim import validate_live
 
 COMMAND = [sys.executable, "-c", "import sys; from argus_sim.cli import main; sys.exit(main(sys.argv[1:]))"]
 
@@ -163,12 +168,28 @@ def test_a_bad_load_is_one_message(
     assert not (tmp_path / "out").exists()
 
 
+def test_fields_are_what_json_has() -> None:
+    fields = load._fields(["size=512x512", "seed=3", "when=2020-01-01", "scale=.nan", "tags={a: 1}"])
+    assert fields == {"size": "512x512", "seed": 3, "when": "2020-01-01", "scale": ".nan", "tags": {"a": 1}}
+
+
 def test_images_of_others_are_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "precious.txt").write_text("mine")
     arguments = ["bursty", "--url", "http://127.0.0.1:9", "--profile", "artefact-a100", "--quiet"]
     assert main(["load", *arguments, "--out", str(tmp_path / "out"), "--images", str(tmp_path)]) == 2
     assert "is not an empty folder" in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["precious.txt"]
+
+
+@pytest.mark.parametrize("images", [".", "images", "a/b"])
+def test_images_are_not_kept_where_results_go(
+    images: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["bursty", "--url", "http://127.0.0.1:9", "--profile", "artefact-a100", "--quiet"]
+    assert main(["load", *arguments, "--out", str(out), "--images", str(out / images)]) == 2
+    assert "where the results go" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_another_folder_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -220,6 +241,87 @@ def test_what_jitter_alone_does_is_said(tmp_path: Path, call: Callable[..., str]
     assert "3 jittered copies" in (out / "validation.html").read_text("utf-8")
 
 
+def test_a_trace_with_too_few_says_how_many_counted(tmp_path: Path, call: Callable[..., str]) -> None:
+    text = call(
+        "validate-live", write_experiment(tmp_path), "--policy", "static", "--speed", "60", "--jittered", "0",
+        "--out", tmp_path / "out", "--quiet",
+    )  # fmt: skip
+    said = json.loads((tmp_path / "out" / "validation.json").read_text("utf-8"))
+    assert said["requests"].startswith(f"{said['runs'][0]['requests']} of rush, ")
+    assert f"requests: {said['requests']}" in text
+
+
+@pytest.mark.parametrize("of", ["a file", "the trace"])
+def test_validate_live_sends_the_texts_that_the_simulator_has(tmp_path: Path, of: str) -> None:
+    from argus_sim.experiment.scene import Scene
+    from argus_sim.validate_live import asked_of
+
+    texts = [f"owl number {i}" for i in range(5)]
+    rows = "".join(f"{i},{text}\n" for i, text in enumerate(texts))
+    (tmp_path / "trace.csv").write_text(f"arrival_s,prompt\n{rows}")
+    (tmp_path / "texts.txt").write_text("\n".join(texts))
+    recorded = {"file": "texts.txt"} if of == "a file" else {}
+    data = {**content(), "traces": [{"name": "log", "file": "trace.csv"}], "prompts": {"recorded": recorded}}
+    scene = Scene.of(Experiment.load(write_experiment(tmp_path, data)))
+    trace = scene.trace(scene.experiment.traces[0], 3)
+    workload = scene.workload(trace, 3)
+    asked = asked_of(scene, trace, workload)
+    assert [asked.texts[row] for row in asked.sent] == texts
+    assert asked.prompt.tolist() == workload.prompt.tolist()  # whose qualities the images have
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are of POSIX")
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP])
+def test_validate_live_is_ended_by_signals(
+    how: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the server that it has started: Ctrl-C's way out of it ends that."""
+
+    def killed(*arguments: Any) -> Any:
+        os.kill(os.getpid(), how)
+
+    before = signal.signal(how, lambda number, frame: pytest.fail("the signal was not taken"))
+    try:
+        monkeypatch.setattr(validate_live, "twin_of", killed)
+        arguments = ["validate-live", str(write_experiment(tmp_path)), "--policy", "static", "--quiet"]
+        assert main([*arguments, "--out", str(tmp_path / "out")]) == 130
+    finally:
+        signal.signal(how, before)
+    assert "interrupted; nothing was written" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are of POSIX")
+def test_a_load_leaves_signals_as_they_were(tmp_path: Path, mute: str) -> None:
+    (tmp_path / "one.csv").write_text("arrival_s\n1\n")
+    (tmp_path / "prompts.txt").write_text("a fox\n")
+    arguments = ["load", tmp_path / "one.csv", "--url", mute, "--prompts", tmp_path / "prompts.txt", "--quiet"]
+    arguments += ["--slo-s", "5", "--timeout-s", "0.2", "--out", tmp_path / "out"]
+    with output.ended_by_signals():
+        assert main([str(argument) for argument in arguments]) == 0
+        assert set(output.ending().values()) == {signal.default_int_handler}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are of POSIX")
+def test_a_server_ends_with_whoever_started_it(tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from argus_sim.validate_live import server\n"
+        "with server(sys.argv[1:], ready_s=60) as (url, _): print(url, flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", program, str(write_experiment(tmp_path)), "--policy", "static"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        host, port = process.stdout.readline().strip().removeprefix("http://").split(":")
+        process.kill()
+    until_s = time.monotonic() + 30
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=1).close()
+        except OSError:
+            break
+        assert time.monotonic() < until_s
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -228,6 +330,7 @@ def test_what_jitter_alone_does_is_said(tmp_path: Path, call: Callable[..., str]
         (["--policy", "argus", "--trace", "bust"], "Allowed: rush"),
         (["--policy", "argus", "--from-s", "later"], "'peak'"),
         (["--policy", "argus", "--from-s", "1e9"], "--from-s"),
+        (["--policy", "argus", "--from-s", "59.99", "--lead-in-s", "30"], "nothing arrives after 59.99 s"),
         (["--policy", "argus", "--speed", "-1"], "--speed"),
         (["--policy", "argus", "--workers", "diffusers", "--speed", "2"], "only emulated workers"),
         (["--policy", "argus", "--workers", "abacus"], "abacus"),

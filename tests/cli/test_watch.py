@@ -43,6 +43,17 @@ def test_half_way(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "0/2" in next(line for line in said.splitlines() if line.startswith("argus"))
 
 
+def test_a_summary_that_is_cut_off_is_none_yet(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = Path(shutil.copytree(finished, tmp_path / "out"))
+    (out / "argus" / "rush" / "3" / "summary.json").write_text("")
+    assert main(["watch", str(out), "--once"]) == 0
+    assert "3 of 4 runs" in capsys.readouterr().out
+    assert main(["watch", str(out), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["finished"]) == 3
+
+
 def test_as_json(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["watch", str(finished), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)

@@ -132,6 +132,45 @@ def test_a_refusal_has_the_server_s_reason(status: int, outcome: Outcome, reason
     assert np.isnan(record.finish_s).all()
 
 
+@pytest.mark.parametrize("status", [401, 404])
+def test_a_wrong_key_or_address_is_said_at_once(status: int) -> None:
+    asked = ask([0.0, 0.01, 1000.0])
+
+    async def test() -> None:
+        async with fake(refusing(status, "no")) as (url, _):
+            await play(Target(url), asked.trace.arrival_s, [b"{}"], [0, 0, 0])
+
+    with pytest.raises(InputError, match=f"serves no images: HTTP {status}: no"):
+        asyncio.run(asyncio.wait_for(test(), 60))
+
+
+def test_a_later_refusal_is_an_answer() -> None:
+    async def answer(number: int, request: web.Request) -> web.StreamResponse:
+        return await (refusing(404, "gone") if number else image)(number, request)
+
+    asked = ask([0.0, 0.3, 0.31])
+    assert played(asked, answer).status.tolist() == [200, 404, 404]
+
+
+def test_an_image_that_cannot_be_kept_ends_the_load() -> None:
+    """It is no fault of the server's: the request is not lost."""
+
+    def full(row: int, image: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    async def test() -> None:
+        async with fake() as (url, _):
+            await play(Target(url), np.array([0.0, 1000.0]), [b"{}"], [0, 0], on_image=full)
+
+    with pytest.raises(OSError, match="No space left"):
+        asyncio.run(asyncio.wait_for(test(), 60))
+
+
+def test_a_key_must_fit_into_a_header() -> None:
+    with pytest.raises(InputError, match="ARGUS_API_KEY: holds a line's end"):
+        Target("http://127.0.0.1:9", "abc\n")
+
+
 def test_connections_that_break_and_answers_that_never_come_are_lost() -> None:
     async def answer(number: int, request: web.Request) -> web.StreamResponse:
         if number == 0:
