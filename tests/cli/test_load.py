@@ -292,7 +292,7 @@ def test_validate_live_is_ended_by_signals(
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are of POSIX")
 def test_a_load_leaves_signals_as_they_were(tmp_path: Path, mute: str) -> None:
-    (tmp_path / "one.csv").write_text("arrival_s\n1\n")
+    (tmp_path / "one.csv").write_text("arrival_s\n0\n1\n")
     (tmp_path / "prompts.txt").write_text("a fox\n")
     arguments = ["load", tmp_path / "one.csv", "--url", mute, "--prompts", tmp_path / "prompts.txt", "--quiet"]
     arguments += ["--slo-s", "5", "--timeout-s", "0.2", "--out", tmp_path / "out"]
