@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from argus_sim.errors import InputError, did_you_mean
+from calibration.failures import first_line
 from calibration.pipelines import need_torch
 
 Images = npt.NDArray[np.float32]
@@ -76,13 +77,9 @@ def _tensor(features: Any) -> Any:
     return getattr(features, "pooler_output", features)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def _unreadable(where: str, error: Exception) -> InputError:
     return InputError(
-        f"the scorer's weights at {where!r} cannot be loaded: {_first_line(error)}"
+        f"the scorer's weights at {where!r} cannot be loaded: {first_line(error)}"
         " (give a folder as NAME=FOLDER, or --latency-only)",
         where="--scorers",
     )
@@ -295,7 +292,7 @@ def lpips_network(device: str) -> Any:
     try:
         return LearnedPerceptualImagePatchSimilarity(net_type="alex").net.to(device).eval()
     except Exception as error:  # without a connection the weights cannot be fetched
-        raise InputError(f"AlexNet's weights cannot be loaded: {_first_line(error)}") from None
+        raise InputError(f"AlexNet's weights cannot be loaded: {first_line(error)}") from None
 
 
 @functools.cache

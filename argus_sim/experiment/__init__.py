@@ -19,18 +19,8 @@ results.py         Results: what an experiment came to, for notebooks and script
 runner.py          running all of it: in parallel, resumable
 """
 
-from argus_sim.experiment.config import (
-    Cluster,
-    Experiment,
-    Peak,
-    Point,
-    PolicyConfig,
-    ProfileConfig,
-    Slo,
-    TraceConfig,
-    expand,
-    is_lock,
-)
+from argus_sim.experiment.config import Experiment, Point, expand, is_lock
+from argus_sim.experiment.sections import Cluster, Peak, PolicyConfig, ProfileConfig, Slo, TraceConfig
 
 __all__ = [
     "Cluster",

@@ -13,8 +13,9 @@ import pandas as pd
 
 from argus_sim import metrics
 from argus_sim.experiment.basis import provenance_rows
-from argus_sim.experiment.config import Experiment, TraceConfig
+from argus_sim.experiment.config import Experiment
 from argus_sim.experiment.scene import Scene
+from argus_sim.experiment.sections import TraceConfig
 from argus_sim.files import write_atomically
 from argus_sim.metrics.cache import cache_table
 from argus_sim.report import plots, write_report

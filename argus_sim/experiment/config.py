@@ -25,7 +25,6 @@ from argus_sim.experiment.sections import (
     DropFactor,
     Name,
     Number,
-    Peak,
     PolicyConfig,
     Positive,
     ProfileConfig,
@@ -43,19 +42,6 @@ from argus_sim.workload.prompts import PromptsConfig
 
 if TYPE_CHECKING:
     from argus_sim.experiment.results import Results
-
-__all__ = [
-    "Cluster",
-    "Experiment",
-    "Peak",
-    "Point",
-    "PolicyConfig",
-    "ProfileConfig",
-    "Slo",
-    "TraceConfig",
-    "expand",
-    "is_lock",
-]
 
 
 class Experiment(Section):

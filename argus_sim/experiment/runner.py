@@ -33,11 +33,12 @@ from argus_sim import metrics
 from argus_sim.errors import InputError
 from argus_sim.experiment import cache_setup, sweep
 from argus_sim.experiment.conclude import conclude
-from argus_sim.experiment.config import Experiment, PolicyConfig, TraceConfig
+from argus_sim.experiment.config import Experiment
 from argus_sim.experiment.folder import digest_of, prepared, summary_in
 from argus_sim.experiment.lockfile import LOCK, dump_lock, make_lock
 from argus_sim.experiment.results import Results
 from argus_sim.experiment.scene import Scene, forget
+from argus_sim.experiment.sections import PolicyConfig, TraceConfig
 from argus_sim.experiment.simulate import hindsight, simulate
 from argus_sim.files import write_atomically
 from argus_sim.metrics.cache import cache_timeline, summarise_cache

@@ -16,8 +16,8 @@ from argus_sim.core import affinity
 from argus_sim.core.catalog import Catalog, Kind
 from argus_sim.core.policy import Policy, Setup
 from argus_sim.errors import InputError
-from argus_sim.experiment.config import Experiment, PolicyConfig, TraceConfig, expand
-from argus_sim.experiment.sections import PerfectPredictor
+from argus_sim.experiment.config import Experiment, expand
+from argus_sim.experiment.sections import PerfectPredictor, PolicyConfig, TraceConfig
 from argus_sim.importers import import_trace
 from argus_sim.policies import registry
 from argus_sim.profile import Profile

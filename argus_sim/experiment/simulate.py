@@ -10,9 +10,9 @@ from argus_sim.core.bound import Bound, least_work_s, pooled_work_s, quality_bou
 from argus_sim.core.engine import Engine
 from argus_sim.domain import Outcome
 from argus_sim.experiment.cache_setup import filling_cache
-from argus_sim.experiment.config import PolicyConfig
 from argus_sim.experiment.planning_times import time_plans
 from argus_sim.experiment.scene import Scene
+from argus_sim.experiment.sections import PolicyConfig
 from argus_sim.profile import Profile
 from argus_sim.record import CacheRecord, FaultRecord, LoadRecord, RunRecord
 from argus_sim.simulation import faults

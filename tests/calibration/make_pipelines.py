@@ -6,8 +6,25 @@ from pathlib import Path
 from typing import Any
 
 from calibration.pipelines import stand_in_tokenizer
+from calibration.zoo import ZooModel, select
 
 WORDS = 514
+
+#: What makes of the architecture of a Stable Diffusion one that a test can run.
+SMALL: dict[str, dict[str, Any]] = {
+    "unet": {"block_out_channels": [8, 8], "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+             "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"], "attention_head_dim": 2,
+             "norm_num_groups": 4, "cross_attention_dim": 16},
+    "vae": {"block_out_channels": [8, 8], "norm_num_groups": 4,
+            "down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2},
+    "text_encoder": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+                     "num_attention_heads": 2},
+}  # fmt: skip
+
+
+def entry_of(folder: Path) -> ZooModel:
+    """The zoo's entry of a folder of weights, called ``mine``."""
+    return select("sd", [f"mine={folder}"])[0]
 
 
 def tiny_clip_text(projected: bool = False) -> Any:

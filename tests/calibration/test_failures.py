@@ -29,6 +29,7 @@ from calibration.zoo import ZooModel, select
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("diffusers", reason="diffusers is not installed")
 
+from tests.calibration.make_pipelines import SMALL  # noqa: E402
 from tests.calibration.make_runs import calibrate, cells, wishes  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("orderly_time")
@@ -235,17 +236,6 @@ def test_memory_that_ended_is_given_back(
     assert left[-2:] == [0, 0]  # after the failure, and at the end
     assert record(tmp_path / "out", "latency--big--b1")["status"] == "does not fit"
     assert record(tmp_path / "out", "latency--big--b2")["because"].startswith("a smaller batch")
-
-
-SMALL = {
-    "unet": {"block_out_channels": [8, 8], "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
-             "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"], "attention_head_dim": 2,
-             "norm_num_groups": 4, "cross_attention_dim": 16},
-    "vae": {"block_out_channels": [8, 8], "norm_num_groups": 4,
-            "down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2},
-    "text_encoder": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
-                     "num_attention_heads": 2},
-}  # fmt: skip
 
 
 def test_random_weights_are_on_the_device_once(

@@ -23,7 +23,7 @@ from calibration.zoo import ZOOS, ZooModel, model, published_range, select
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("diffusers", reason="diffusers is not installed")
 
-from tests.calibration.make_pipelines import tiny_sd  # noqa: E402
+from tests.calibration.make_pipelines import SMALL, entry_of, tiny_sd  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +31,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "mine"
     tiny_sd().save_pretrained(path)
     return path
-
-
-def entry_of(folder: Path) -> ZooModel:
-    return select("sd", [f"mine={folder}"])[0]
 
 
 @pytest.mark.parametrize("entry", ZOOS["sd"], ids=lambda entry: entry.name)
@@ -107,17 +103,8 @@ def test_weights_that_are_not_to_be_had(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_random_weights_run(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = select("sd", ["tiny-sd"])[0]
-    small = {
-        "unet": {"block_out_channels": [8, 8], "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
-                 "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"], "attention_head_dim": 2,
-                 "norm_num_groups": 4, "cross_attention_dim": 16},
-        "vae": {"block_out_channels": [8, 8], "norm_num_groups": 4,
-                "down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2},
-        "text_encoder": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
-                         "num_attention_heads": 2},
-    }  # fmt: skip
     full = ZooModel.architecture
-    monkeypatch.setattr(ZooModel, "architecture", lambda self, part: full(self, part) | small[part])
+    monkeypatch.setattr(ZooModel, "architecture", lambda self, part: full(self, part) | SMALL[part])
     pipe = pipelines.load(entry, Weights("random", ""), device="cpu", dtype="fp32")
     image = Workload(pipe, device="cpu", steps=2, guidance=3.0, side=16).call(Run(2), ["a fox"], [0])
     assert image.shape == (1, 16, 16, 3)

@@ -23,7 +23,7 @@ from calibration.zoo import ZooModel, select
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("diffusers", reason="diffusers is not installed")
 
-from tests.calibration.make_pipelines import tiny_sd, tiny_sdxl  # noqa: E402
+from tests.calibration.make_pipelines import entry_of, tiny_sd, tiny_sdxl  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +36,6 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(plain: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(plain, tmp_path / "mine"))
-
-
-def entry_of(folder: Path) -> ZooModel:
-    return select("sd", [f"mine={folder}"])[0]
 
 
 def image(pipe: Any) -> Any:

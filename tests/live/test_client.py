@@ -34,16 +34,13 @@ def ask(times: list[float], slo_s: float = 0.5) -> Asked:
     return Asked.of_texts(trace, ["a fox", "лиса 🦊"], slo_s, seed=1)
 
 
-def played(asked: Asked, answer: Answer = image, *, stop_after_s: float | None = None, **target: Any) -> Answers:
+def played(asked: Asked, answer: Answer = image, *, stop: asyncio.Event | None = None, **target: Any) -> Answers:
     async def test() -> Answers:
         async with fake(answer) as (url, bodies):
-            stop = asyncio.Event()
-            if stop_after_s is not None:
-                asyncio.get_running_loop().call_later(stop_after_s, stop.set)
             texts = [body(text, {"model": "m"}) for text in asked.texts]
             due_s = asked.trace.arrival_s
             answers = await play(Target(url, **target), due_s, texts, asked.prompt.tolist(), stop=stop)
-            if stop_after_s is None:
+            if stop is None:
                 sent = [asked.texts[i] for i in asked.prompt[np.isfinite(answers.sent_s)]]
                 assert sorted(str(b["prompt"]) for b in bodies) == sorted(sent)
                 assert all(b["n"] == 1 and b["model"] == "m" for b in bodies)
@@ -244,13 +241,17 @@ def test_more_open_than_allowed_is_not_sent() -> None:
 
 
 def test_a_stop_leaves_what_is_there() -> None:
+    stop = asyncio.Event()
+
     async def answer(number: int, request: web.Request) -> web.StreamResponse:
         if number:
+            await asyncio.sleep(0.5)  # the first image is there by now, however busy the machine
+            stop.set()
             await asyncio.sleep(30)
         return await image(number, request)
 
     asked = ask([0.0, 0.1, 100.0], slo_s=5.0)
-    answers = played(asked, answer, stop_after_s=0.8)
+    answers = played(asked, answer, stop=stop)
     assert answers.stopped_s is not None
     assert answers.status.tolist() == [200, OPEN, OPEN]
     record = record_of(asked, answers)

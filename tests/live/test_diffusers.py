@@ -297,7 +297,9 @@ def changed(table: str, **values: Any) -> Profile:
         return Profile(profile.manifest.model_copy(update=values), {t: profile.table(t) for t in profile.tables})
     tables = {name: profile.table(name).copy() for name in profile.tables}
     for column, value in values.items():
-        tables[table].loc[tables[table]["variant"] == "shapes-large/ac-25", column] = value
+        # A name stands in every table that has variants.
+        for frame in [t for t in tables.values() if "variant" in t] if column == "variant" else [tables[table]]:
+            frame.loc[frame["variant"] == "shapes-large/ac-25", column] = value
     return Profile(profile.manifest, tables)
 
 
@@ -316,11 +318,12 @@ def test_the_profile_s_variants_are_the_zoo_s() -> None:
             "shapes",
             "ac-25': it runs 50 steps less 30; the zoo runs 50 less 25",
         ),
+        (changed("variants", variant="shapes-large/magic-2"), "shapes", "magic-2': no approximation"),
         (changed("manifest", resolution=(32, 64)), "shapes", "its images are 32 x 64"),
         (changed("manifest", dtype="fp4"), "shapes", "did you mean 'fp32'|its dtype is 'fp4'"),
         (Profile.load("artefact-a100"), "sd", "no weights of"),
     ],
-    ids=["steps", "resolution", "dtype", "weights"],
+    ids=["steps", "approximation", "resolution", "dtype", "weights"],
 )
 def test_a_profile_that_the_zoo_does_not_make_is_refused(
     profile: Profile, zoo: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
