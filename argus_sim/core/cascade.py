@@ -83,6 +83,7 @@ class Cascade:
             self._log.attempted((row,), worker.started_s, now, ran, lost=False)
             self.passed_on_s += (now - worker.started_s) / len(batch.rows)
             if isinstance(decision, Keep):
+                self.passed_on.discard(row)
                 kept = self.gallery.take(row, decision.variant)
                 if kept is None:
                     raise PolicyError(f"policy {name!r} answered {decision}, but kept no such image")
@@ -116,6 +117,7 @@ class Cascade:
 
     def instead(self, now: float, row: int) -> Deliver | None:
         """An image made before, for a request that gets no other; None where it has none."""
+        self.passed_on.discard(row)
         kept = self.gallery.take(row)
         return None if kept is None else self._deliver(now, row, kept, KEPT)
 
@@ -123,7 +125,6 @@ class Cascade:
         """An image made before is the answer. Its batch is an attempt; start and finish are both now."""
         variant, ran = kept
         log = self._log
-        self.passed_on.discard(row)
         log.start_s[row] = log.finish_s[row] = now
         log.ran[row] = ran
         log.reason[row] = log.code(reason)
