@@ -96,9 +96,8 @@ class Executor:
         """Bring the workers up with the models of the policy's first plan; then time begins."""
         self.failure = asyncio.get_running_loop().create_future()
         if self._transcript is not None:
-            self._transcript.truncate(
-                0
-            )  # only now: an earlier one stays where the server has no port to listen on
+            # Only now: an earlier one stays where the server has no port to listen on.
+            self._transcript.truncate(0)
         commands = self._tell("start")
         models = self.engine.catalog.models
         held = [models[w.model] for w in self.engine.workers if w.model is not None]
