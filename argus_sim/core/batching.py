@@ -30,7 +30,8 @@ class BatchFormer:
 
     Late heads are dropped one by one until the first that fits (Nexus' early drop: without it, under overload,
     every batch would run for requests that are about to be late). While no more than one full batch waits,
-    the batch is made smaller before anything is dropped: there is nothing else that the worker could do.
+    the batch is made smaller before anything is dropped: there is nothing else that the worker could do. Nor is
+    anything dropped for a batch that the requests after it could not fill: some sizes take longer than the SLO.
 
     Args:
         timings: Of the workers that the batches are for.
@@ -89,6 +90,8 @@ class BatchFormer:
     ) -> list[int]:
         fit, full = self._timings.fit[variant], self._timings.max_batch[variant]
         overloaded = len(queue) > full
+        while overloaded and size > 1 and now + margin_s[size] > limit_s(queue[-size]):
+            size = fit[size - 1]  # not even the newest `size` of them could make it
         rows: list[int] = []
         while queue and len(rows) < size:
             row = queue[0]
