@@ -67,7 +67,7 @@ def test_under_overload_a_drop_before_a_smaller_batch() -> None:
 
 
 def test_nobody_is_dropped_for_a_batch_that_takes_longer_than_the_slo() -> None:
-    """A batch of four takes 10 s and nobody has more than 8.5: with five waiting, all would go and nothing run."""
+    """A batch of four takes 10 s and nobody has more than 8.5: with five waiting, all would go, none run."""
     assert take([104.5, 105.5, 106.5, 107.5, 108.5], 4) == ([2, 3], [0, 1], [4])
     assert take([104.5] * 5, 4) == ([0], [], [1, 2, 3, 4])
 
