@@ -328,10 +328,23 @@ def test_models_change_before_they_have_settled_where_demand_cannot_be_met_other
 
 def test_one_busy_second_is_no_jump_in_demand(profile: Profile) -> None:
     engine = watching(profile, 8)
-    for second in range(1, 61):
+    for second in range(1, 56):
         engine.arrived += 9 if second == 53 else 1
         engine.tick(float(second))
     assert engine.policy._demand.forecast_per_s() < 1.5  # type: ignore[attr-defined]
+
+
+def test_the_wait_for_the_heavy_model_is_counted_in_what_is_deferred(profile: Profile) -> None:
+    """Eight that wait for it are 3.8 s of all that arrives, but 6 s of what comes there: more than fits."""
+    engine = watching(profile, 6)
+    policy: Any = engine.policy
+    for second in range(1, 81):
+        engine.arrived += 2
+        engine.tick(float(second))
+        if second == 60:
+            assert policy._threshold == pytest.approx(4 / 3 / 2.1, abs=0.01)
+            engine.queues[HEAVY].extend(range(8))
+    assert policy._threshold == pytest.approx((4 / 3 - 8 / 12) / 2.1, abs=0.01)
 
 
 def test_nothing_is_deferred_to_a_model_that_still_loads(profile: Profile) -> None:
@@ -341,7 +354,8 @@ def test_nothing_is_deferred_to_a_model_that_still_loads(profile: Profile) -> No
     engine.worker_joined(2.0, heavy)
     engine.tick(3.0)
     engine.arrive(3.0, 300)
-    assert not engine.batch_done(4.0, light, [0.0])
+    engine.batch_done(4.0, light, [0.0])
+    assert engine.is_idle()  # the light image is the answer
     engine.model_loaded(12.0, heavy)
     engine.tick(13.0)
     engine.arrive(13.0, 1300)

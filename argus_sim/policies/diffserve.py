@@ -194,6 +194,7 @@ class DiffServe(Policy):
         self._waiting = {self.light: 0.0, self.heavy: 0.0}
         self._heavy_ready = True
         self._confidences: deque[float] = deque(maxlen=_REMEMBERED)
+        self._deferred = 0.0
         self._threshold = 0.0
         self._batch = {self.light: 1, self.heavy: 1}
         self._moved_s = -math.inf
@@ -225,6 +226,7 @@ class DiffServe(Policy):
         settled = view.now_s - self._moved_s >= self.params.settle_s or view.membership != self._membership
         found = self._solve(view, demand, None if self._plan is None or settled else self._light_workers)
         self._batch = {self.light: found.light_batch, self.heavy: found.heavy_batch}
+        self._deferred = found.deferred
         self._threshold = self._threshold_for(found.deferred)
         if (
             self._plan is None
@@ -247,8 +249,9 @@ class DiffServe(Policy):
         known = (self.setup.catalog, self.light, self.heavy, view.workers_up, demand_per_s)
         if solve_cascade(*known, 0.0, slo_s, light_workers) is None:  # nor could it be with empty queues
             light_workers = None
-        # Little's law, as DiffServe has it: what waits on average, over what arrives.
-        wait_s = sum(waiting) / demand_per_s if demand_per_s else 0.0
+        # Little's law, as DiffServe has it for either queue: what waits on average, over what arrives there.
+        arriving = (demand_per_s, demand_per_s * self._deferred)
+        wait_s = sum(count / per_s for count, per_s in zip(waiting, arriving, strict=True) if per_s)
         found = solve_cascade(*known, wait_s, slo_s, light_workers)
         return found or relieve(*known, waiting, slo_s, light_workers)
 

@@ -239,6 +239,7 @@ def test_infaas_sends_nothing_to_a_worker_that_has_yet_to_finish_its_batch_and_l
     assert ask(engine, 59).variant == base  # at once, without another look
     engine.tick(2.0)  # this step is under way: no other one
     assert serving(engine) == {"sdxl": 7, "sd15": 1}
+    assert ask(engine, 59).variant == base
     engine.batch_done(4.2, stepping.index)
     engine.tick(5.0)
     assert stepping.loading
