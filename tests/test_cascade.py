@@ -19,7 +19,7 @@ from argus_sim.core.floor import PolicyError
 from argus_sim.domain import BatchResult, Request
 from argus_sim.errors import InputError
 from argus_sim.policies.base import Plan, Refuse, Route
-from argus_sim.policies.diffserve import Cascade, choose_light, solve_cascade
+from argus_sim.policies.diffserve import Cascade, choose_light, relieve, solve_cascade
 from argus_sim.profile import Profile
 from argus_sim.simulation.discriminator import RECORDED_CORRELATION, Discriminator, DiscriminatorConfig
 from tests.make_cascade import HEAVY, LIGHT, LightFirst, light_and_heavy
@@ -284,6 +284,84 @@ def test_the_default_light_model() -> None:
     assert choose_light(Catalog.of(narrow), 0) == 2
     with pytest.raises(InputError, match="one model only; a cascade needs two"):
         choose_light(Catalog.of(make_profile({"big": {1: 3.0}, "big/ac-25": {1: 1.5}})), 0)
+
+
+def test_without_an_answer_light_images_come_first(profile: Profile) -> None:
+    known = (catalog_of(profile), LIGHT, HEAVY, 8)
+    # 2/s and the 30 that wait, within 12 s: 4.5/s need 4 light workers. The others defer 4 x 2 / 6 = 1.33/s of 2,
+    assert relieve(*known, 2.0, (30.0, 0.0), 12.0) == Cascade(4, 2, 2, pytest.approx(4 / 6))
+    # less what they need for those that wait for them.
+    assert relieve(*known, 2.0, (30.0, 8.0), 12.0) == Cascade(4, 2, 2, pytest.approx(2 / 6))
+    assert relieve(*known, 2.0, (30.0, 20.0), 12.0) == Cascade(4, 2, 2, 0.0)
+    assert relieve(*known, 2.0, (30.0, 0.0), 12.0, 3) == Cascade(3, 2, 2, pytest.approx(5 / 6))
+    assert relieve(*known, 20.0, (30.0, 0.0), 12.0) == Cascade(8, 2, 2, 0.0)
+    # Two heavy images would take more than half of 11 s, and one after a light one is too late for 4.5 s.
+    assert relieve(*known, 2.0, (30.0, 0.0), 11.0).heavy_batch == 1
+    assert relieve(*known, 2.0, (0.0, 0.0), 4.5) == Cascade(8, 2, 1, 0.0)
+
+
+def watching(profile: Profile, workers: int) -> Engine:
+    """DiffServe in an engine, with requests at 100/s that have not arrived yet."""
+    policy = make_policy("diffserve", profile, workers)
+    engine = make_engine(policy, make_requests(np.arange(0.0, 200.0, 0.01), 12.0))
+    engine.start()
+    return engine
+
+
+def light_workers(engine: Engine) -> int:
+    return sum(worker.serves == (LIGHT,) for worker in engine.workers)
+
+
+def test_models_change_before_they_have_settled_where_demand_cannot_be_met_otherwise(profile: Profile) -> None:
+    engine = watching(profile, 8)
+    for second in range(1, 81):
+        engine.arrived += 2 if second <= 60 else 6
+        engine.tick(float(second))
+        if second == 60:
+            assert light_workers(engine) == 2
+    assert light_workers(engine) >= 5
+    for second in range(81, 120):  # back only when settled
+        engine.arrived += 2
+        engine.tick(float(second))
+    assert light_workers(engine) >= 5
+
+
+def test_one_busy_second_is_no_jump_in_demand(profile: Profile) -> None:
+    engine = watching(profile, 8)
+    for second in range(1, 56):
+        engine.arrived += 9 if second == 53 else 1
+        engine.tick(float(second))
+    assert engine.policy._demand.forecast_per_s() < 1.5  # type: ignore[attr-defined]
+
+
+def test_the_wait_for_the_heavy_model_is_counted_in_what_is_deferred(profile: Profile) -> None:
+    """Eight that wait for it are 3.8 s of all that arrives, but 6 s of what comes there: more than fits."""
+    engine = watching(profile, 6)
+    policy: Any = engine.policy
+    for second in range(1, 81):
+        engine.arrived += 2
+        engine.tick(float(second))
+        if second == 60:
+            assert policy._threshold == pytest.approx(4 / 3 / 2.1, abs=0.01)
+            engine.queues[HEAVY].extend(range(8))
+    assert policy._threshold == pytest.approx((4 / 3 - 8 / 12) / 2.1, abs=0.01)
+
+
+def test_nothing_is_deferred_to_a_model_that_still_loads(profile: Profile) -> None:
+    engine = watching(profile, 2)
+    light, heavy = (next(w.index for w in engine.workers if w.serves == (v,)) for v in (LIGHT, HEAVY))
+    engine.worker_lost(1.0, heavy)
+    engine.worker_joined(2.0, heavy)
+    engine.tick(3.0)
+    engine.arrive(3.0, 300)
+    engine.batch_done(4.0, light, [0.0])
+    assert engine.is_idle()  # the light image is the answer
+    engine.model_loaded(12.0, heavy)
+    engine.tick(13.0)
+    engine.arrive(13.0, 1300)
+    (command,) = engine.batch_done(14.0, light, [0.0])
+    assert isinstance(command, RunBatch)
+    assert command.as_tuple() == (heavy, HEAVY, (1300,))
 
 
 def test_a_run_defers_what_the_plan_says(profile: Profile) -> None:

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from argus_sim.core.catalog import Catalog
 from argus_sim.core.view import ClusterView
-from argus_sim.domain import BatchResult, CacheHit, Request, VariantId
+from argus_sim.domain import BatchResult, Request, VariantId
 from argus_sim.policies.base import Decision, Params, Plan, Policy, Route, Setup, keep_or_move
 
 
@@ -56,8 +56,6 @@ class _Clipper(Policy):
         return fit[min(len(queue), int(self._limit), len(fit) - 1)]
 
     def observe(self, event: BatchResult) -> None:
-        if isinstance(event, CacheHit):
-            return
         fit = self.setup.catalog.of_worker(event.worker).fit[event.variant]
         if event.service_s > self.setup.slo_s:
             self._limit = max(1.0, self._limit * self.params.backoff)

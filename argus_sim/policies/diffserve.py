@@ -44,13 +44,13 @@ class DiffServeParams(Params):
     )
     heavy: str | None = Field(default=None, description="The heavy variant; by default the base variant.")
     period_s: float = Field(default=5.0, gt=0, description="Seconds between plans.")
-    monitor_s: float = Field(default=1.0, gt=0, description="Seconds between looks at demand.")
+    monitor_s: float = Field(default=1.0, gt=0, description="Seconds between looks at the queues.")
     overprovision: float = Field(default=1.05, ge=1, description="Capacity, as a multiple of the forecast.")
     settle_s: float = Field(
         default=300.0,
         ge=0,
-        description="Seconds between changes of models. Ours: DiffServe does not count loads, and noise in the "
-        "demand would never let them end.",
+        description="Seconds between changes of models, unless demand cannot be met otherwise. Ours: DiffServe "
+        "does not count loads, and noise in the demand would never let them end.",
     )
     forecast: Forecast = Field(
         default=EwmaForecast(),
@@ -88,6 +88,39 @@ def choose_light(catalog: Catalog, heavy: VariantId) -> VariantId:
     if light:
         return max(light, key=lambda v: (catalog.quality[v], -time_s[v]))
     return min(others, key=lambda v: time_s[v])
+
+
+def relieve(
+    catalog: Catalog,
+    light: VariantId,
+    heavy: VariantId,
+    workers: int,
+    demand_per_s: float,
+    waiting: tuple[float, float],
+    slo_s: float,
+    light_workers: int | None = None,
+) -> Cascade:
+    """What to do where the program has no answer, which is ours: light images for all, also for those that wait.
+
+    Either model runs batches of the most throughput within half of the SLO, so that a request may wait as long as
+    it runs. What waits is to be done within an SLO: the light model gets the fewest workers for that and demand,
+    and as much is deferred as the heavy model then has time left for.
+
+    Args:
+        waiting: How many wait for the light and the heavy model.
+        light_workers: Fixes the number of workers with the light model.
+    """
+    half_s = slo_s / 2.0
+    b1, b2 = (catalog.fit[v][catalog.largest_batch(v, limit_s=half_s)] for v in (light, heavy))
+    light_s, heavy_s = catalog.mean_s[light][b1], catalog.mean_s[heavy][b2]
+    x1, in_time = workers, light_s + heavy_s <= slo_s
+    if light_workers is not None:
+        x1 = light_workers
+    elif in_time:
+        x1 = max(1, min(workers, math.ceil((demand_per_s + waiting[0] / slo_s) * light_s / b1 - 1e-9)))
+    spare_per_s = (workers - x1) * b2 / heavy_s - waiting[1] / slo_s
+    deferred = min(1.0, max(0.0, spare_per_s) / demand_per_s) if in_time and demand_per_s else 0.0
+    return Cascade(x1, b1, b2, deferred)
 
 
 def solve_cascade(
@@ -158,8 +191,10 @@ class DiffServe(Policy):
         self._first = Route(self.light, "light model first")
         self._again = Route(self.heavy, "light image not good enough")
         self._demand = Demand(params.forecast.build())
-        self._queued = 0.0
+        self._waiting = {self.light: 0.0, self.heavy: 0.0}
+        self._heavy_ready = True
         self._confidences: deque[float] = deque(maxlen=_REMEMBERED)
+        self._deferred = 0.0
         self._threshold = 0.0
         self._batch = {self.light: 1, self.heavy: 1}
         self._moved_s = -math.inf
@@ -172,20 +207,27 @@ class DiffServe(Policy):
         return self._first
 
     def monitor(self, view: ClusterView) -> bool:
-        self._demand.look(view)
-        queued = view.queued(self.light) + view.queued(self.heavy)
-        self._queued += (queued - self._queued) * (1.0 - 0.5 ** (self.params.monitor_s / _QUEUE_HALF_LIFE_S))
+        new = 1.0 - 0.5 ** (self.params.monitor_s / _QUEUE_HALF_LIFE_S)
+        for variant, average in self._waiting.items():
+            self._waiting[variant] = average + (view.queued(variant) - average) * new
+        model = self.setup.catalog.model[self.heavy]
+        self._heavy_ready = any(
+            view.is_up(w)
+            and not view.is_loading(w)
+            and view.holds(w) == model
+            and view.serves(w) == (self.heavy,)
+            for w in range(view.workers)
+        )
         return False
 
     def plan(self, view: ClusterView) -> Plan:
+        self._demand.look(view)
         demand = self._demand.forecast_per_s() * self.params.overprovision
         settled = view.now_s - self._moved_s >= self.params.settle_s or view.membership != self._membership
-        fixed = None if self._plan is None or settled else self._light_workers
-        found = self._solve(view, demand, fixed)
+        found = self._solve(view, demand, None if self._plan is None or settled else self._light_workers)
         self._batch = {self.light: found.light_batch, self.heavy: found.heavy_batch}
+        self._deferred = found.deferred
         self._threshold = self._threshold_for(found.deferred)
-        if self._plan is not None and not settled:
-            return self._plan
         if (
             self._plan is None
             or found.light_workers != self._light_workers
@@ -203,18 +245,15 @@ class DiffServe(Policy):
         return self._plan
 
     def _solve(self, view: ClusterView, demand_per_s: float, light_workers: int | None) -> Cascade:
-        catalog, workers = self.setup.catalog, view.workers_up
-        # Little's law, as DiffServe has it: what waits on average, over what arrives.
-        wait_s = self._queued / demand_per_s if demand_per_s else 0.0
-        solve = (catalog, self.light, self.heavy, workers, demand_per_s)
-        found = solve_cascade(*solve, wait_s, self.setup.slo_s, light_workers)
-        if found is None:
-            # The queues are too long, or demand is: as many light images as possible, the queues set aside.
-            found = solve_cascade(*solve, 0.0, math.inf, light_workers)
-        if found is not None:
-            return found
-        x1 = workers if light_workers is None else light_workers
-        return Cascade(x1, catalog.fit[self.light][-1], catalog.fit[self.heavy][-1], 0.0)
+        slo_s, waiting = self.setup.slo_s, (self._waiting[self.light], self._waiting[self.heavy])
+        known = (self.setup.catalog, self.light, self.heavy, view.workers_up, demand_per_s)
+        if solve_cascade(*known, 0.0, slo_s, light_workers) is None:  # nor could it be with empty queues
+            light_workers = None
+        # Little's law, as DiffServe has it for either queue: what waits on average, over what arrives there.
+        arriving = (demand_per_s, demand_per_s * self._deferred)
+        wait_s = sum(count / per_s for count, per_s in zip(waiting, arriving, strict=True) if per_s)
+        found = solve_cascade(*known, wait_s, slo_s, light_workers)
+        return found or relieve(*known, waiting, slo_s, light_workers)
 
     def _threshold_for(self, deferred: float) -> float:
         """The highest threshold under which at most this share of the recent images lies."""
@@ -229,7 +268,8 @@ class DiffServe(Policy):
         if variant != self.light:
             return None
         self._confidences.append(confidence)
-        return self._again if confidence < self._threshold and self._light_workers < view.workers_up else None
+        heavy = self._light_workers < view.workers_up and self._heavy_ready
+        return self._again if heavy and confidence < self._threshold else None
 
     def batch(self, queue: Sequence[int], variant: VariantId, worker: int, view: ClusterView) -> int:
         fit = self.setup.catalog.of_worker(worker).fit[variant]

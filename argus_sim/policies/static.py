@@ -35,12 +35,14 @@ class Static(Policy):
     def __init__(self, setup: Setup, params: Any) -> None:
         super().__init__(setup, params)
         catalog = setup.catalog
-        placement = params.placement or {catalog.variants[catalog.base].name: setup.workers}
+        placement = params.placement
+        if placement is None:
+            placement = {catalog.variants[catalog.base].name: setup.workers}
         self._placement: dict[Serves, int] = {
             (catalog.id_of(name, where="policy static: placement"),): count for name, count in placement.items()
         }
         total = sum(self._placement.values())
-        if min(self._placement.values()) < 1 or total != setup.workers:
+        if min(self._placement.values(), default=0) < 1 or total != setup.workers:
             raise InputError(
                 f"{placement} places {total} workers; allowed are positive counts that sum to the cluster's "
                 f"{setup.workers}",

@@ -34,17 +34,26 @@ class Steps:
             sum(share * rates[j] for share, rates in zip(shares, self._rates, strict=True))
             for j in range(len(ladder))
         ]
+        self._level: dict[Serves, int] = {(v,): j for j, v in enumerate(self.ladder)}
         self.workers = [workers] + [0] * (len(ladder) - 1)
         self._count([[catalog.workers_of(k, workers)] + [0] * (len(ladder) - 1) for k in range(len(shares))])
-        self._membership = 0
+        #: The workers that ``workers`` counts.
+        self._up = [True] * workers
 
-    def look(self, view: ClusterView) -> None:
-        """Count the workers that can serve each level now: those still loading cannot."""
-        level: dict[Serves, int] = {(v,): j for j, v in enumerate(self.ladder)}
+    def look(self, view: ClusterView, plan: Plan | None = None) -> None:
+        """Count the workers that can serve each level now, or as soon as this plan is in force.
+
+        A worker whose model still loads cannot, nor can one that has a batch to finish before it may load.
+        """
         ready = [[0] * len(self.ladder) for _ in self._rates]
         for worker in range(view.workers):
-            j = level.get(view.serves(worker))
-            if j is not None and view.is_up(worker) and not view.is_loading(worker):
+            j = self._level.get(view.serves(worker) if plan is None else plan.serves[worker])
+            if (
+                j is not None
+                and view.is_up(worker)
+                and not view.is_loading(worker)
+                and view.holds(worker) == self._catalog.model[self.ladder[j]]
+            ):
                 ready[view.kind(worker)][j] += 1
         self._count(ready)
 
@@ -79,10 +88,13 @@ class Steps:
         self.workers[target] += 1
 
     def plan(self, view: ClusterView, reason: str) -> Plan:
-        """The placement for the present counts. Workers that joined start at level 0."""
-        while sum(self.workers) < view.workers_up:
-            self.workers[0] += 1
-        while sum(self.workers) > view.workers_up:
-            self.workers[max(self.occupied(), key=lambda j: self.workers[j])] -= 1
+        """The placement for the present counts. A worker that was lost comes back at the level it had."""
+        for worker, counted in enumerate(self._up):
+            up = self._up[worker] = view.is_up(worker)
+            if up != counted:
+                self.workers[self._level[view.serves(worker)]] += 1 if up else -1
         wanted: dict[Serves, int] = {(self.ladder[j],): self.workers[j] for j in self.occupied()}
-        return keep_or_move(wanted, view, self._catalog, reason)
+        plan = keep_or_move(wanted, view, self._catalog, reason)
+        if view.serves(0):  # the first plan of all finds its models in place
+            self.look(view, plan)
+        return plan

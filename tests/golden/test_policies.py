@@ -11,7 +11,7 @@ import pytest
 
 from argus_sim.core import affinity
 from argus_sim.core.catalog import Catalog
-from argus_sim.core.commands import Reject
+from argus_sim.core.commands import LoadModel, Reject
 from argus_sim.core.engine import Engine
 from argus_sim.core.requests import Requests
 from argus_sim.core.solvers import allocate
@@ -202,6 +202,8 @@ def test_impossible_placement_is_an_error(profile: Profile) -> None:
         seat(profile, "static", placement={"sdxl": 8, "tiny-sd": 1})
     with pytest.raises(InputError, match=r"no variant 'tiny'; did you mean 'tiny-sd'"):
         seat(profile, "static", placement={"tiny": 8})
+    with pytest.raises(InputError, match=r"\{\} places 0 workers; allowed are positive counts"):
+        seat(profile, "static", placement={})
 
 
 def test_infaas_takes_the_best_variant_in_time_and_steps_one_worker_at_a_time(profile: Profile) -> None:
@@ -223,6 +225,46 @@ def test_infaas_takes_the_best_variant_in_time_and_steps_one_worker_at_a_time(pr
     engine.queues[base].clear()
     engine.tick(21.0)
     assert serving(engine) == {"sdxl": 8}
+
+
+def test_infaas_sends_nothing_to_a_worker_that_has_yet_to_finish_its_batch_and_load(profile: Profile) -> None:
+    engine = seat(profile, "infaas")
+    base, sd15 = engine.catalog.base, engine.catalog.id_of("sd15")
+    for row in range(60):
+        engine.arrive(0.0, row)
+    engine.tick(1.0)
+    assert serving(engine) == {"sdxl": 7, "sd15": 1}
+    (stepping,) = [w for w in engine.workers if w.serves == (sd15,)]
+    assert stepping.batch.rows
+    assert ask(engine, 59).variant == base  # at once, without another look
+    engine.tick(2.0)  # this step is under way: no other one
+    assert serving(engine) == {"sdxl": 7, "sd15": 1}
+    assert ask(engine, 59).variant == base
+    engine.batch_done(4.2, stepping.index)
+    engine.tick(5.0)
+    assert stepping.loading
+    assert ask(engine, 59).variant == base
+    engine.model_loaded(20.0, stepping.index)
+    engine.tick(20.5)
+    assert ask(engine, 59).variant == sd15
+
+
+@pytest.mark.parametrize("name", ["infaas", "sommelier"])
+def test_the_level_of_a_lost_worker_is_kept_for_it(profile: Profile, name: str) -> None:
+    engine = seat(profile, name)
+    steps: Any = engine.policy._steps  # type: ignore[attr-defined]
+    steps.workers = [6, 0, 0, 2]
+    engine._replan(1.0)
+    for worker in engine.workers:
+        engine.model_loaded(20.0, worker.index)
+    placed = serving(engine)
+    assert placed == {"sdxl": 6, "tiny-sd": 2}
+    lost = next(w for w in engine.workers if w.serves == (engine.catalog.id_of("tiny-sd"),))
+    assert not engine.worker_lost(30.0, lost.index)  # nobody loads in its place
+    assert steps.workers == [6, 0, 0, 1]
+    tiny = engine.catalog.models.index("tiny-sd")
+    assert engine.worker_joined(40.0, lost.index) == [LoadModel(lost.index, tiny)]
+    assert serving(engine) == placed
 
 
 def test_proteus_batches_as_its_program_counts_on() -> None:
