@@ -341,12 +341,21 @@ def test_the_transcript_of_a_live_run_drives_a_fresh_engine_the_same_way(tmp_pat
         replay(broken, fresh_engine(scene, choose_policy(scene, None), scene.experiment.seed))
 
 
-@pytest.mark.parametrize("policy", ["static", "argus", "clipper-ht"])
+@pytest.mark.parametrize(
+    ("policy", "kinds"),
+    [
+        ("static", []),
+        ("argus", []),
+        ("clipper-ht", []),
+        ("argus", [{"name": "new", "workers": 1, "speed": 2}, {"name": "old", "workers": 1, "speed": 0.5}]),
+        ("static", [{"name": "old", "workers": 2, "speed": 0.5}]),
+    ],
+)
 def test_the_executor_at_a_trace_s_times_is_the_simulator(
-    tmp_path: Path, policy: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, policy: str, kinds: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Time moved by hand from arrival to arrival: what is left of the live host then must agree to the bit."""
-    scene = make_scene(tmp_path, policy, dispatch_s=0.02)
+    scene = make_scene(tmp_path, policy, dispatch_s=0.02, kinds=kinds)
     seed = scene.experiment.seed
     trace: Trace = scene.trace(scene.experiment.traces[0], seed)
     workload = Workload.of(trace, scene.profile, scene.slo_s, stream(seed, "prompts"))
