@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import math
 import socket
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
@@ -237,6 +238,20 @@ def test_a_rejection_says_when_to_come_back(tmp_path: Path) -> None:
             assert f'argus_slo_violations_total{{kind="rejected"}} {statuses.count(429)}.0' in metrics
             assert 'argus_queue_depth{variant="big"} 0.0' in metrics
             assert (await client.get("/readyz")).json() == {"ready": True, "workers_up": 2}
+
+    play(test())
+
+
+def test_to_come_back_is_for_the_gpus_that_there_are(tmp_path: Path) -> None:
+    kinds = [{"name": "new", "workers": 1, "speed": 4}, {"name": "old", "workers": 1, "speed": 0.5}]
+
+    async def test() -> None:
+        async with running(make_scene(tmp_path, "argus", kinds=kinds), speed=1.0) as (_, service):
+            catalog, queue = service.executor.engine.catalog, service.executor.engine.queues[0]
+            queue.extend(range(1000))
+            told_s = service._retry_after_s()
+            queue.clear()
+            assert told_s == math.ceil(1000 / sum(kind.throughput_per_s(catalog.base) for kind in catalog.kinds))
 
     play(test())
 
