@@ -160,7 +160,7 @@ def record_of(
         relative_quality=quality,
         quality_relative_to_base=to_base,
         duration_s=asked.trace.duration_s if stopped_s is None else min(stopped_s, asked.trace.duration_s),
-        workers=int(worker.max(initial=-1)) + 1,
+        workers=max(int(worker.max(initial=-1)) + 1, answers.workers_up),
         busy_s=float(np.nansum(service_s[served] / np.maximum(size[served], 1))),
     )
 

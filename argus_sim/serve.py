@@ -9,7 +9,7 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -21,7 +21,8 @@ from argus_sim.core.cache import RULES
 from argus_sim.core.engine import Engine
 from argus_sim.core.requests import Requests
 from argus_sim.errors import InputError, did_you_mean
-from argus_sim.experiment import PolicyConfig
+from argus_sim.experiment import Experiment, PolicyConfig
+from argus_sim.experiment.cache_setup import levels_of
 from argus_sim.experiment.scene import Scene
 from argus_sim.experiment.simulate import record_of
 from argus_sim.files import write_atomically
@@ -39,6 +40,7 @@ from argus_sim.live.timing import Cell, TimedWorkers
 from argus_sim.live.workers import DiffusersWorkers, Machines, ThisMachine
 from argus_sim.live.zoo import LiveZoo, live_zoo
 from argus_sim.profile import Profile
+from argus_sim.profile.changes import ProfileChanges
 from argus_sim.record import RunRecord
 from argus_sim.simulation.filling import FillingCacheConfig
 from argus_sim.simulation.network import CacheConfig, SimulatedCache
@@ -55,7 +57,7 @@ class PipelinesConfig:
         device: ``cpu`` or ``cuda``.
         threads: Of each worker on a CPU; by default as many as the profile was measured with.
         cache: Where latents are kept from one server to the next; None to forget them.
-        cache_bytes: The most that they take.
+        cache_bytes: The most that they take; 1 GiB by default.
         embedding: Of prompts in the cache; None for that of the profile's similarity table.
         qdrant: URL of a Qdrant server that holds the cache's index; None for one of the cache's own process.
         ray_address: Of the Ray cluster, in place of the experiment's.
@@ -69,7 +71,7 @@ class PipelinesConfig:
     device: str = "cpu"
     threads: int | None = None
     cache: Path | None = None
-    cache_bytes: int = 1 << 30
+    cache_bytes: int | None = None
     embedding: str | None = None
     qdrant: str | None = None
     ray_address: str | None = None
@@ -98,6 +100,22 @@ class LiveConfig:
     seed: int = 1
     pipelines: PipelinesConfig | None = None
     due_times: float | None = None
+
+
+def scene_of(path: Path, settings: Sequence[str]) -> Scene:
+    """What an experiment plays with; see :meth:`Experiment.load` and :meth:`Scene.of`.
+
+    Raises:
+        InputError: Also where it is many experiments: a sweep.
+    """
+    experiment = Experiment.load(path, settings)
+    if experiment.sweep is not None:
+        raise InputError(
+            f"varies {', '.join(experiment.sweep.axes)}; a server can be one of its points only: give --set "
+            "sweep=null, and --set for what is other than the experiment itself says",
+            where=f"experiment {experiment.name!r}: sweep",
+        )
+    return Scene.of(experiment)
 
 
 def choose_policy(scene: Scene, label: str | None) -> PolicyConfig:
@@ -171,7 +189,7 @@ def build(scene: Scene, policy: PolicyConfig, config: LiveConfig, *, transcript:
 
 def _emulated(scene: Scene, config: LiveConfig) -> tuple[Workers, Cache | None]:
     profile = scene.profile
-    workers = EmulatedWorkers(profile, stream(config.seed, "service"), stream(config.seed, "loads"))
+    workers = EmulatedWorkers(profile, stream(config.seed, "service"), stream(config.seed, "loads"), scene.kinds)
     similarity = profile.similarity()
     if similarity is None:
         return workers, None
@@ -189,47 +207,92 @@ def _real(scene: Scene, config: LiveConfig) -> tuple[Workers, Cache | None]:
     """Worker processes, and the cache of their latents where a variant skips steps."""
     wanted, profile = config.pipelines, scene.profile
     assert wanted is not None
-    if config.speed != 1.0:
-        raise InputError("real workers take the time they take", where="--speed")
-    if config.due_times is not None:
-        raise InputError("real workers cannot run late", where="--due-times")
-    if scene.kinds:
-        raise InputError(
-            "diffusers workers are all of one kind; this cluster has several",
-            where=f"experiment {scene.experiment.name!r}: cluster.kinds",
-        )
+    _check_real(scene, config, wanted)
     threads = wanted.threads or threads_of(profile) or 1
-    if wanted.device == "cpu" and threads != (threads_of(profile) or threads):
-        there = threads_of(profile)
-        event(
-            "workers have other threads than the profile", level=logging.WARNING, profile=there, workers=threads
-        )
     zoo = live_zoo(profile, wanted.zoo, folders=wanted.weights, device=wanted.device, threads=threads)
-    if wanted.qdrant is not None:
-        qdrant.check(wanted.qdrant)
-    cache = None
-    if zoo.cached_model is not None:
-        similarity, settings = profile.similarity(), scene.experiment.cluster.cache
-        cache = LatentFiles(
-            CacheSettings(
-                zoo.cached_model,
-                zoo.cached_steps,
-                folder=wanted.cache,
-                max_bytes=wanted.cache_bytes,
-                embedding=wanted.embedding or embedding_of(profile),
-                # Further away than any neighbour that the profile's quality was measured with is a miss.
-                min_similarity=-1.0 if similarity is None else float(similarity.min()),
-                timeout_s=settings.timeout_s,
-                qdrant=wanted.qdrant,
-                **_as_simulated(settings, f"experiment {scene.experiment.name!r}: cluster.cache"),
-            ),
-            patience=wanted.patience,
-        )
+    cache = None if zoo.cached_model is None else _latents(scene, wanted, zoo)
     workers = DiffusersWorkers(zoo, machines(scene, wanted, zoo), cache)
+    _warn_of_hardware(profile, zoo)
     if wanted.timings is None:
         return workers, cache
     cells = [Cell.parse(text, profile) for text in wanted.timed] or Cell.all_of(profile)
     return TimedWorkers(workers, profile, cells, partial(write_atomically, wanted.timings)), cache
+
+
+def _warn(what: str, **fields: Any) -> None:
+    event(what, level=logging.WARNING, **fields)
+
+
+def _check_real(scene: Scene, config: LiveConfig, wanted: PipelinesConfig) -> None:
+    """Raises InputError where real workers cannot be as it is said."""
+    experiment = scene.experiment
+    where = f"experiment {experiment.name!r}"
+    if config.speed != 1.0:
+        raise InputError("real workers take the time they take", where="--speed")
+    if config.due_times is not None:
+        raise InputError("real workers cannot run late", where="--due-times")
+    if wanted.threads is not None and wanted.device == "cuda":
+        raise InputError("is for workers on a CPU", where="--threads")
+    if scene.kinds:
+        raise InputError(
+            "diffusers workers are all of one kind; this cluster has several", where=f"{where}: cluster.kinds"
+        )
+    if experiment.profile_changes != ProfileChanges():
+        raise InputError(
+            "real workers stay as they are whatever the profile says; remove the changes to serve with them",
+            where=f"{where}: profile_changes",
+        )
+    if experiment.cluster.cache.trouble:
+        raise InputError(
+            "is not made for a real cache; remove it to serve with real workers",
+            where=f"{where}: cluster.cache.trouble",
+        )
+    if any(v.skipped_steps for v in scene.profile.variants):
+        return
+    of_cache = {"cache": wanted.cache, "cache-bytes": wanted.cache_bytes, "embedding": wanted.embedding}
+    for option, value in (of_cache | {"qdrant": wanted.qdrant}).items():
+        if value is not None:
+            raise InputError(
+                f"no variant of profile {scene.profile.name!r} starts from a cached image", where=f"--{option}"
+            )
+
+
+def _warn_of_hardware(profile: Profile, zoo: LiveZoo) -> None:
+    """Policies believe the profile's latencies: say so where the workers are other hardware."""
+    there, measured = threads_of(profile), profile.manifest.gpu
+    if (zoo.device == "cpu") != measured.startswith("CPU"):  # calibration calls no GPU so
+        _warn("workers have another device than the profile", profile=measured, workers=zoo.device)
+    elif zoo.device == "cpu" and zoo.threads != (there or zoo.threads):
+        _warn("workers have other threads than the profile", profile=there, workers=zoo.threads)
+
+
+def _latents(scene: Scene, wanted: PipelinesConfig, zoo: LiveZoo) -> LatentFiles:
+    """The cache of a zoo some of whose variants skip steps."""
+    assert zoo.cached_model is not None
+    profile, settings = scene.profile, scene.experiment.cluster.cache
+    simulated = _as_simulated(settings, profile, f"experiment {scene.experiment.name!r}: cluster.cache")
+    if wanted.qdrant is not None:
+        qdrant.check(wanted.qdrant)
+    similarity, there = profile.similarity(), embedding_of(profile)
+    embedding = wanted.embedding or there or "ngrams"
+    if embedding.partition("=")[0] != (there or "").partition("=")[0]:
+        # Where a hit begins, and how deep policies take one, is for the profile's similarities.
+        _warn("the cache's embedding is not known to be the profile's", profile=there, cache=embedding)
+    return LatentFiles(
+        CacheSettings(
+            zoo.cached_model,
+            zoo.cached_steps,
+            folder=wanted.cache,
+            max_bytes=1 << 30 if wanted.cache_bytes is None else wanted.cache_bytes,
+            embedding=embedding,
+            # Further away than any neighbour that the profile's quality was measured with is a miss.
+            min_similarity=-1.0 if similarity is None else float(similarity.min()),
+            timeout_s=settings.timeout_s,
+            qdrant=wanted.qdrant,
+            **simulated,
+        ),
+        patience=wanted.patience,
+    )
 
 
 def machines(scene: Scene, wanted: PipelinesConfig, zoo: LiveZoo) -> Machines:
@@ -257,7 +320,7 @@ def machines(scene: Scene, wanted: PipelinesConfig, zoo: LiveZoo) -> Machines:
     return RayMachines(config, prepare, (zoo, 0), wanted.patience)
 
 
-def _as_simulated(settings: CacheConfig | FillingCacheConfig, where: str) -> dict[str, Any]:
+def _as_simulated(settings: CacheConfig | FillingCacheConfig, profile: Profile, where: str) -> dict[str, Any]:
     """What of a simulated cache holds for the real one too; the rest of it describes what is real here."""
     if not isinstance(settings, FillingCacheConfig):
         return {}
@@ -266,27 +329,29 @@ def _as_simulated(settings: CacheConfig | FillingCacheConfig, where: str) -> dic
             f"{settings.eviction!r} knows the future; a server can have {', '.join(RULES)}",
             where=f"{where}.eviction",
         )
-    return {"eviction": settings.eviction, "thresholds": settings.thresholds}
+    thresholds = levels_of(settings, profile, where)
+    if settings.scale == "fitted":
+        _warn("thresholds are held against cosines, not against fitted similarities", thresholds=thresholds)
+    return {"eviction": settings.eviction, "thresholds": thresholds}
 
 
 def threads_of(profile: Profile) -> int | None:
     """The threads of a CPU that a profile's latencies were measured with, as far as its manifest says so."""
-    generator: Any = profile.manifest.generator
-    for part in [generator, *generator.get("merged", [])]:
-        threads = part.get("machine", {}).get("threads")
-        if isinstance(threads, int) and part.get("settings", {}).get("latency", True):
-            return threads
-    return None
+    known = [part.get("machine", {}).get("threads") for part in _calibrations(profile, "latency")]
+    return next((threads for threads in known if isinstance(threads, int)), None)
 
 
-def embedding_of(profile: Profile) -> str:
+def embedding_of(profile: Profile) -> str | None:
     """The embedding that a profile's similarities were measured with, as far as its manifest says so."""
+    known = [part.get("settings", {}).get("embedding") for part in _calibrations(profile, "quality")]
+    return next((embedding for embedding in known if isinstance(embedding, str)), None)
+
+
+def _calibrations(profile: Profile, what: str) -> list[Any]:
+    """What a manifest says of the calibrations that measured this: ``latency`` or ``quality``."""
     generator: Any = profile.manifest.generator
-    for part in [generator, *generator.get("merged", [])]:
-        embedding = part.get("settings", {}).get("embedding")
-        if isinstance(embedding, str) and part.get("settings", {}).get("quality", True):
-            return embedding
-    return "ngrams"
+    parts = [generator, *generator.get("merged", [])]
+    return [part for part in parts if part.get("settings", {}).get(what, True)]
 
 
 def fresh_engine(scene: Scene, policy: PolicyConfig, seed: int) -> Engine:

@@ -76,16 +76,25 @@ class Plan:
     scorer: str = ""
 
     def cut(self, trace: Trace) -> tuple[Trace, int]:
-        """The trace to play, and how many of its requests come before those that count."""
+        """The trace to play, and how many of its requests come before those that count.
+
+        Raises:
+            InputError: Nothing arrives there, or the trace has not so much before it.
+        """
         n = min(self.requests, len(trace))
         from_s = self.from_s
         if from_s is None:
             spans = trace.arrival_s[n - 1 :] - trace.arrival_s[: len(trace) - n + 1]
             from_s = float(trace.arrival_s[int(np.argmin(spans))])
         first = first_from(trace, from_s)
-        begin = int(np.searchsorted(trace.arrival_s, max(0.0, from_s - self.lead_in_s)))
+        if self.lead_in_s > from_s:
+            raise InputError(
+                f"the trace has but {from_s:g} s before the requests that count, found {self.lead_in_s:g}",
+                where="--lead-in-s",
+            )
+        begin = int(np.searchsorted(trace.arrival_s, from_s - self.lead_in_s))
         n = min(n, len(trace) - first)
-        played, _ = arrivals_from(trace, max(0.0, from_s - self.lead_in_s), first - begin + n)
+        played, _ = arrivals_from(trace, from_s - self.lead_in_s, first - begin + n)
         return played, first - begin
 
 

@@ -83,7 +83,9 @@ def watch(
             "server that argus-sim serve has started, http://HOST:PORT.",
         ),
     ],
-    every_s: Annotated[float, typer.Option("--every", min=0.1, metavar="S", help="Seconds between looks.")] = 1.0,
+    every_s: Annotated[
+        float | None, typer.Option("--every", min=0.1, metavar="S", help="Seconds between looks; 1 by default.")
+    ] = None,
     once: Annotated[bool, typer.Option("--once", help="Look once and stop; so does --json.")] = False,
     as_json: output.Json = False,
     quiet: output.Quiet = False,
@@ -94,6 +96,9 @@ def watch(
     course of the last one of each policy. Of a server: what its workers do, what waits, what each variant has
     made since the start and lately, and violations look by look. Stops when what it watches has ended.
     """
+    if every_s is not None and (once or as_json):
+        raise InputError("is between looks, and with --once and --json there is but one", where="--every")
+    every_s = every_s or 1.0
     if run.startswith(("http://", "https://")):
         watch_server(run, every_s, once=once, as_json=as_json, quiet=quiet)
     else:

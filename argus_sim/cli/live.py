@@ -128,8 +128,6 @@ def serve(
     import asyncio
 
     from argus_sim.cli.run import find_experiment
-    from argus_sim.experiment import Experiment
-    from argus_sim.experiment.scene import Scene
 
     if workers not in ("emulated", "diffusers"):
         kinds = ("emulated", "diffusers")
@@ -157,7 +155,7 @@ def serve(
             "pip install 'argus-sim[live]'"
         ) from None
 
-    scene = Scene.of(Experiment.load(find_experiment(experiment), settings or []))
+    scene = live.scene_of(find_experiment(experiment), settings or [])
     chosen = live.choose_policy(scene, policy)
     if workers == "emulated" and scene.experiment.cluster.kind == "ray":
         output.remark("note: emulated workers are this process's own timers; Ray starts none", quiet=quiet)
@@ -182,7 +180,9 @@ def serve(
         stack.callback(logs.close)
         stack.callback(logging.getLogger().removeHandler, logs)
         ours.setLevel(logging.WARNING if quiet else logging.INFO)
-        # Not emptied: there may be no port to listen on.
+        # Not emptied, and not left behind where it is new: there may be no port to listen on.
+        if transcript is not None and not transcript.exists():
+            stack.callback(_remove_empty, transcript)
         lines = stack.enter_context(transcript.open("a", encoding="utf-8")) if transcript else None
         service = live.build(scene, chosen, config, transcript=lines)
         asyncio.run(live.run(service, on_ready=lambda url: output.say(f"serving {chosen.label} at {url}")))
@@ -209,3 +209,8 @@ def _check_writable(path: Path, option: str) -> None:
             pass
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}", where=option) from None
+
+
+def _remove_empty(path: Path) -> None:
+    if path.is_file() and not path.stat().st_size:
+        path.unlink()

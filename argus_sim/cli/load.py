@@ -43,7 +43,8 @@ def load(
         str | None,
         typer.Option(
             metavar="P",
-            help="Ask for this profile's test prompts, as a simulated run of the same seed would.",
+            help="Ask for this profile's test prompts, as a simulated run of the same seed would. With --prompts "
+            "it gives the deadline alone.",
             autocompletion=output.complete_profiles,
         ),
     ] = None,
@@ -97,14 +98,18 @@ def load(
             raise InputError(f"must be above 0, found {value}", where=name)
     url = sound_url(url)
     check_out(out)
+    if profile is not None and prompts is not None and slo_s is not None:
+        raise InputError(
+            "has nothing left to say: --prompts has the prompts, --slo-s the deadline", where="--profile"
+        )
     if images is not None and images.resolve().is_relative_to(out.resolve()):
         raise InputError(f"must not be in {out}, where the results go", where=f"--images {images}")
     asked, experiment = _asked(trace, profile, prompts, slo_s, from_s, requests, seed)
     experiment = loads.measured(experiment, policy_label)  # a bad label is found before anything is sent
     fields = _fields(field or [])
+    if images is not None and fields.setdefault("response_format", "b64_json") != "b64_json":
+        raise InputError("--images keeps what is in the answers: b64_json", where="--field response_format")
     keep = None if images is None else keep_in(images)
-    if keep is not None:
-        fields = {"response_format": "b64_json"} | fields
     target = Target(url, os.environ.get("ARGUS_API_KEY") or None, timeout_s, max_open)
     bodies = [body(text, fields) for text in asked.texts]
     answers = send(target, asked, bodies, speed=speed, on_image=keep, quiet=quiet)
@@ -229,7 +234,11 @@ def _fields(settings: list[str]) -> dict[str, Any]:
     import yaml
 
     fields = {}
-    for key, text in output.key_values(settings).items():
+    for key, text in output.key_values(settings, "--field").items():
+        if key in ("prompt", "n"):
+            raise InputError(
+                "is load's own to say: each request is for one image of its prompt", where=f"--field {key}"
+            )
         try:
             fields[key] = yaml.safe_load(text)
             json.dumps(fields[key], allow_nan=False)

@@ -104,8 +104,8 @@ def duration(seconds: float) -> str:
     return f"{seconds:.3g} s"
 
 
-def key_values(options: Sequence[str]) -> dict[str, str]:
-    """``--option`` flags as a mapping.
+def key_values(options: Sequence[str], flag: str = "--option") -> dict[str, str]:
+    """Flags of the form KEY=VALUE as a mapping.
 
     >>> key_values(["scale=0.5"])
     {'scale': '0.5'}
@@ -114,7 +114,9 @@ def key_values(options: Sequence[str]) -> dict[str, str]:
     for option in options:
         key, equals, value = option.partition("=")
         if not (key and equals):
-            raise InputError("must look like key=value", where=f"--option {option}")
+            raise InputError("must look like key=value", where=f"{flag} {option}")
+        if key in pairs:
+            raise InputError(f"is given twice; it was {pairs[key]!r} before", where=f"{flag} {option}")
         pairs[key] = value
     return pairs
 

@@ -19,6 +19,18 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+#: Copies with moved delays, where none are asked for and there is such a thing.
+_JITTERED = 20
+#: What serve is told by us, and why it is not to be told otherwise: the simulation would not hear of it.
+_OURS = {
+    **dict.fromkeys(
+        ("--policy", "--seed", "--set", "--speed", "--workers", "--due-times"),
+        "is validate-live's own; give it before --",
+    ),
+    **dict.fromkeys(("--timings", "--time"), "is what --time-workers does; give that before --"),
+    **dict.fromkeys(("--hold", "--port"), "is validate-live's to say; leave it out"),
+}
+
 
 @app.command(
     "validate-live",
@@ -65,14 +77,14 @@ def validate_live(
         ),
     ] = None,
     jittered: Annotated[
-        int,
+        int | None,
         typer.Option(
             metavar="K",
             min=0,
             help="Emulated workers only: simulate K times with the live arrivals' delays at other requests, to "
-            "see how much that alone changes.",
+            f"see how much that alone changes. By default {_JITTERED}.",
         ),
-    ] = 20,
+    ] = None,
     time_workers: Annotated[
         bool,
         typer.Option(
@@ -101,9 +113,7 @@ def validate_live(
     """
     from argus_sim.cli.load import extra_missing, send
     from argus_sim.cli.run import find_experiment
-    from argus_sim.experiment import Experiment
     from argus_sim.experiment.runner import no_nan
-    from argus_sim.experiment.scene import Scene
     from argus_sim.fidelity import plain
 
     try:
@@ -113,15 +123,23 @@ def validate_live(
     except ImportError as error:
         raise extra_missing(error) from None
     plan = _plan(requests, from_s, lead_in_s, speed, workers, due_times)
-    plan = replace(plan, jittered=jittered if plan.emulated and due_times is None else 0)
+    jitters = plan.emulated and due_times is None
+    if jittered and not jitters:
+        why = "with --due-times nothing arrives late" if plan.emulated else "it is for emulated workers"
+        raise InputError(f"moves no delays here: {why}", where="--jittered")
+    plan = replace(plan, jittered=(_JITTERED if jittered is None else jittered) if jitters else 0)
     if plan.emulated and (time_workers or score):
         raise InputError("is for real workers", where="--time-workers" if time_workers else "--score")
     if scorer is not None and not score:
         raise InputError("says what rates images; give --score too", where="--scorer")
     if out.exists() and not out.is_dir():
         raise InputError("is not a folder", where=str(out))
+    for word in context.args:
+        option = word.partition("=")[0]
+        if option in _OURS:
+            raise InputError(_OURS[option], where=option)
     path = find_experiment(experiment)
-    scene = Scene.of(Experiment.load(path, settings or []))
+    scene = live.scene_of(path, settings or [])
     chosen = live.choose_policy(scene, policy)
     config = _trace(scene, trace)
     serve = [str(path), "--workers", workers]

@@ -38,6 +38,8 @@ _SPIN_S = 0.0012
 _MAX_TEXTS = 1000
 #: Whether anybody is there must be known within this, real seconds.
 _KNOCK_S = 30.0
+#: A server that says that it has more workers is none of ours.
+_MAX_WORKERS = 100_000
 #: Most of an error's body that is read.
 _MAX_ERROR_BYTES = 8192
 
@@ -88,6 +90,7 @@ class Answers:
         variant, reason: int32[n], indices into ``variants`` (-1: not said) and ``reasons`` (0: none).
         stopped_s: When it was stopped before its end, else None.
         sent: How many fell due; the others were not sent.
+        workers_up: How many workers the server had at the beginning; 0 where it does not say.
     """
 
     due_s: Floats
@@ -113,6 +116,7 @@ class Answers:
         self.reason = np.zeros(n, dtype=np.int32)
         self.stopped_s: float | None = None
         self.sent = 0
+        self.workers_up = 0
         self._codes: dict[str, dict[str, int]] = {"variants": {}, "reasons": {"": 0}}
 
     def __len__(self) -> int:
@@ -194,6 +198,7 @@ async def play(
     )
     async with session:
         await _knock(session, target.url, warm_up)
+        answers.workers_up = await _workers_up(session, target.url)
         sender = _Sender(session, target, answers, stop or asyncio.Event(), on_image)
         gc.collect()
         gc.freeze()  # collections that walked all that is here would make requests late
@@ -229,6 +234,16 @@ async def _knock(session: aiohttp.ClientSession, url: str, connections: int) -> 
         raise InputError(f"{url!r} is no address", where="--url") from None
     except (aiohttp.ClientError, OSError) as error:
         raise InputError(f"no server answers: {_why(error)}", where=f"--url {url}") from None
+
+
+async def _workers_up(session: aiohttp.ClientSession, url: str) -> int:
+    """How many workers a server of ours has; 0 of any other."""
+    try:
+        async with session.get(f"{url}/readyz", timeout=aiohttp.ClientTimeout(total=_KNOCK_S)) as response:
+            said = json.loads(await response.content.read(_MAX_ERROR_BYTES))["workers_up"]
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError, LookupError, TypeError):
+        return 0
+    return said if type(said) is int and 0 < said <= _MAX_WORKERS else 0
 
 
 class _Sender:

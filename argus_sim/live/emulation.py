@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from argus_sim.core.catalog import Kind
 from argus_sim.live.seams import Job
 from argus_sim.profile import Profile
 from argus_sim.simulation.network import SimulatedCache
@@ -31,14 +32,21 @@ class EmulatedWorkers:
     Args:
         profile: Latencies and load times.
         service_rng, load_rng: The streams that the simulator would use.
+        kinds: Of the cluster's workers, where it has kinds of its own.
     """
 
-    def __init__(self, profile: Profile, service_rng: np.random.Generator, load_rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        service_rng: np.random.Generator,
+        load_rng: np.random.Generator,
+        kinds: Sequence[Kind] = (),
+    ) -> None:
         self._rng = service_rng
-        self._service = ServiceTimes.of(profile, _BLOCK, service_rng)
+        self._service = ServiceTimes.of(profile, _BLOCK, service_rng, kinds)
         self._draw = list(self._service.draw)
         self._profile = profile
-        self._loads = LoadTimes(profile, load_rng)
+        self._loads = LoadTimes(profile, load_rng, kinds)
         self._images = [placeholder(v.level) for v in profile.variants]
         self._host: Executor | None = None
 
@@ -48,13 +56,15 @@ class EmulatedWorkers:
     def load(self, now: float, worker: int, model: str) -> None:
         host = self._host
         assert host is not None
-        seconds = self._loads.seconds(self._profile.models.index(model))
+        seconds = self._loads.seconds(self._profile.models.index(model), host.engine.workers[worker].kind)
         host.at(now + seconds, lambda at_s: host.model_loaded(at_s, worker))
 
     def run(self, now: float, worker: int, variant: int, jobs: Sequence[Job]) -> None:
         host = self._host
         assert host is not None
-        seconds = self._service.times_s[variant][len(jobs)][self._luck(jobs[0].row)]
+        seconds = self._service.kinds[host.engine.workers[worker].kind][variant][len(jobs)][
+            self._luck(jobs[0].row)
+        ]
         images = [self._images[variant]] * len(jobs)
         host.at(now + seconds, lambda at_s: host.batch_done(at_s, worker, images))
 

@@ -206,7 +206,9 @@ class Service:
     def _retry_after_s(self) -> int:
         """When a request may do better: once what waits has been served, at the base variant's throughput."""
         engine, catalog = self.executor.engine, self.executor.engine.catalog
-        rate = max(engine.workers_up, 1) * catalog.throughput_per_s(catalog.base)
+        workers = len(engine.workers)
+        mean_per_s = catalog.cluster_throughput_per_s(catalog.base, workers) / workers
+        rate = max(engine.workers_up, 1) * mean_per_s
         waiting = sum(map(len, engine.queues))
         return max(1, math.ceil(waiting / rate / self.executor.clock.speed))
 

@@ -28,6 +28,7 @@ pytest.importorskip("aiohttp", reason="needs the live extra: aiohttp")
 
 from argus_sim import validate_live
 
+KNOWN = ("bursty", "--url", "http://x", "--profile", "artefact-a100")
 COMMAND = [sys.executable, "-c", "import sys; from argus_sim.cli import main; sys.exit(main(sys.argv[1:]))"]
 
 
@@ -154,7 +155,12 @@ def test_ctrl_c_writes_what_is_there(tmp_path: Path, mute: str) -> None:
         (["bursty", "--url", "http://x", "--profile", "artefact-a100", "--speed", "0"], "--speed"),
         (["bursty", "--url", "http://x", "--profile", "artefact-a100", "--from-s", "1e9"], "--from-s"),
         (["bursty", "--url", "http://x", "--profile", "artefact-a100", "--policy-label", "a b"], "label"),
-        (["bursty", "--url", "http://x", "--profile", "artefact-a100", "--field", "model"], "key=value"),
+        ([*KNOWN, "--field", "model"], "--field model: must look like key=value"),
+        ([*KNOWN, "--field", "model=a", "--field", "model=b"], "--field model=b: is given twice"),
+        ([*KNOWN, "--field", "prompt=a fox"], "--field prompt: is load's own"),
+        ([*KNOWN, "--field", "n=2"], "--field n: is load's own"),
+        ([*KNOWN, "--field", "response_format=url", "--images", "images"], "--field response_format: --images"),
+        ([*KNOWN, "--prompts", "prompts.txt", "--slo-s", "5"], "--profile: has nothing left to say"),
     ],
 )
 def test_a_bad_load_is_one_message(
@@ -166,6 +172,7 @@ def test_a_bad_load_is_one_message(
     assert err.count("\n") == 1
     assert out == ""
     assert not (tmp_path / "out").exists()
+    assert not Path("images").exists()
 
 
 def test_fields_are_what_json_has() -> None:
@@ -339,6 +346,19 @@ def test_a_server_ends_with_whoever_started_it(tmp_path: Path) -> None:
         (["--policy", "argus", "--score", "5"], "--score: is for real workers"),
         (["--policy", "argus", "--scorer", "clip"], "--scorer: says what rates"),
         (["--policy", "argus", "--set", "cluster.faults=[{kind: crash, at_s: 1}]"], "faults"),
+        (["--policy", "argus", "--from-s", "5", "--lead-in-s", "9"], "--lead-in-s: the trace has but 5 s before"),
+        (["--policy", "argus", "--jittered", "3", "--due-times", "1"], "--jittered: moves no delays here"),
+        (["--policy", "argus", "--jittered", "3", "--workers", "diffusers"], "--jittered: moves no delays here"),
+        (
+            ["--policy", "argus", "--", "--set", "slo.seconds=9"],
+            "--set: is validate-live's own; give it before --",
+        ),
+        (["--policy", "argus", "--", "--speed=2"], "--speed: is validate-live's own; give it before --"),
+        (["--policy", "argus", "--", "--port", "80"], "--port: is validate-live's to say"),
+        (
+            ["--policy", "argus", "--set", "sweep={axes: {deadline: {key: slo.seconds, values: [1]}}}"],
+            "sweep: varies",
+        ),
     ],
 )
 def test_a_bad_validation_is_one_message(

@@ -25,6 +25,7 @@ from tests.make_experiment import write_experiment
 pytest.importorskip("fastapi", reason="needs the live extra: fastapi")
 
 
+REAL = ("--policy", "static", "--workers", "diffusers", "--zoo", "shapes")
 PROGRAM = "import sys; from argus_sim.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
@@ -92,8 +93,11 @@ def test_a_port_that_is_taken_costs_no_transcript(tmp_path: Path, capsys: pytest
         port = str(taken.getsockname()[1])
         arguments = ["serve", str(experiment), "--policy", "static", "--transcript", str(transcript)]
         assert main([*arguments, "--port", port]) == 2
+        arguments[-1] = str(tmp_path / "new.jsonl")
+        assert main([*arguments, "--port", port]) == 2
     assert "Address already in use" in capsys.readouterr().err
     assert transcript.read_text() == "of yesterday\n"
+    assert not (tmp_path / "new.jsonl").exists()
     with serving(str(experiment), "--transcript", str(transcript)) as (server, _):
         server.send_signal(signal.SIGTERM)
         server.communicate(timeout=15)
@@ -141,6 +145,22 @@ def test_a_server_answers_and_ends_at_sigterm(tmp_path: Path) -> None:
         (["--policy", "argus", "--record", "/dev/null/outcomes.parquet"], "--record: /dev/null/outcomes.parquet"),
         (["--policy", "argus", "--record", "."], "--record: . cannot be written: Is a directory"),
         (["--set", "policies=[diffserve]"], "needs a discriminator"),
+        (
+            ["--policy", "argus", "--set", "sweep={axes: {deadline: {key: slo.seconds, values: [1, 2]}}}"],
+            "sweep: varies deadline; a server can be one of its points only: give --set sweep=null",
+        ),
+        ([*REAL, "--set", "cluster={kinds: [{name: old, workers: 2, speed: 0.5}]}"], "cluster.kinds: diffusers"),
+        ([*REAL, "--set", "profile_changes.latency_factor=2"], "profile_changes: real workers stay as they are"),
+        (
+            [*REAL, "--set", "cluster.cache.trouble=[{at_s: 1, for_s: 1}]"],
+            "cluster.cache.trouble: is not made for a real cache",
+        ),
+        ([*REAL, "--device", "cuda", "--threads", "2"], "--threads: is for workers on a CPU"),
+        (
+            [*REAL, "--set", "profile=diffserve-a100", "--cache-bytes", "0"],
+            "--cache-bytes: no variant of profile 'diffserve-a100' starts from a cached image",
+        ),
+        ([*REAL, "--set", "profile=diffserve-a100", "--embedding", "clip"], "--embedding: no variant of profile"),
     ],
 )
 def test_a_bad_input_is_one_message(

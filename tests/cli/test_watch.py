@@ -66,6 +66,12 @@ def test_nothing_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "no experiment has begun there" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("how", ["--once", "--json"])
+def test_one_look_has_none_after_it(finished: Path, how: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["watch", str(finished), "--every", "5", how]) == 2
+    assert "--every: is between looks" in capsys.readouterr().err
+
+
 def test_sparkline_is_as_high_as_the_share_missed() -> None:
     table = pd.DataFrame({"arrived": [10, 10, 0, 10], "on_time": [10, 5, 0, 0]})
     assert sparkline(table) == " ▅ █"

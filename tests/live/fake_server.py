@@ -27,8 +27,15 @@ def refusing(status: int, message: str) -> Answer:
 
 
 @asynccontextmanager
-async def fake(answer: Answer = image) -> AsyncIterator[tuple[str, list[dict[str, object]]]]:
-    """Its address, and the bodies that it is sent."""
+async def fake(
+    answer: Answer = image, workers_up: object = None
+) -> AsyncIterator[tuple[str, list[dict[str, object]]]]:
+    """Its address, and the bodies that it is sent.
+
+    Args:
+        answer: To each request for images.
+        workers_up: What ``/readyz`` says; without it there is no such page.
+    """
     bodies: list[dict[str, object]] = []
 
     async def generate(request: web.Request) -> web.StreamResponse:
@@ -37,6 +44,12 @@ async def fake(answer: Answer = image) -> AsyncIterator[tuple[str, list[dict[str
 
     app = web.Application()
     app.router.add_post("/v1/images/generations", generate)
+    if workers_up is not None:
+
+        async def readyz(request: web.Request) -> web.StreamResponse:
+            return web.json_response({"workers_up": workers_up})
+
+        app.router.add_get("/readyz", readyz)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -110,6 +110,19 @@ def test_what_is_said_is_noted_and_nonsense_is_not() -> None:
     assert record.arrival_s[1] <= record.start_s[1] <= record.finish_s[1]
 
 
+@pytest.mark.parametrize(("workers_up", "workers"), [(3, 3), (None, 0), ("many", 0), (-1, 0), (True, 0)])
+def test_the_server_says_how_many_workers_it_has(workers_up: object, workers: int) -> None:
+    """Which of them were seen to work is no measure: one may have had nothing to do."""
+    asked = ask([0.0])
+
+    async def test() -> Answers:
+        async with fake(workers_up=workers_up) as (url, _):
+            return await play(Target(url), asked.trace.arrival_s, [body("a fox")], [0])
+
+    answers = asyncio.run(asyncio.wait_for(test(), 60))
+    assert record_of(asked, answers).workers == workers
+
+
 @pytest.mark.parametrize(
     ("status", "outcome", "reason"),
     [

@@ -7,12 +7,14 @@ import base64
 import contextlib
 import importlib.util
 import io
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +33,12 @@ from argus_sim.errors import InputError  # noqa: E402
 from argus_sim.live.server import Service  # noqa: E402
 from argus_sim.live.zoo import live_zoo  # noqa: E402
 from argus_sim.profile import Profile  # noqa: E402
+from argus_sim.serve import LiveConfig, build, choose_policy  # noqa: E402
 from tests.live.make_processes import is_gone, until  # noqa: E402
 from tests.live.make_server import SHAPES, running, shapes_scene  # noqa: E402
 
 PATH = "/v1/images/generations"
+SIMULATED = "cluster.cache={kind: simulated, eviction: lru}"
 Image = npt.NDArray[np.float32]
 
 
@@ -285,9 +289,38 @@ def test_what_only_a_process_can_find_out_is_one_message_too(
     command = ["serve", "shapes", "--policy", "nirvana", "--workers", "diffusers", "--zoo", "shapes"]
     assert main([*command, "--port", "0", "--quiet", "--set", "cluster.workers=1", *arguments]) == 2
     out, err = capfd.readouterr()
-    assert err.startswith(message)
-    assert err.count("\n") == 1
+    *warnings, said = err.splitlines()
+    assert said.startswith(message)
+    assert {json.loads(line)["level"] for line in warnings} == {"warning"}
     assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("settings", "pipelines", "said"),
+    [
+        ((), {}, []),
+        ((), {"threads": 2}, ["workers have other threads than the profile"]),
+        ((), {"device": "cuda"}, ["workers have another device than the profile"]),
+        ((), {"embedding": "minilm"}, ["the cache's embedding is not known to be the profile's"]),
+        ((SIMULATED,), {}, ["thresholds are held against cosines, not against fitted similarities"]),
+        ((SIMULATED, "cluster.cache.scale=cosine"), {}, []),
+    ],
+)
+def test_what_is_other_than_where_its_numbers_are_from_is_said(
+    settings: tuple[str, ...], pipelines: dict[str, Any], said: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    scene = shapes_scene("nirvana", *settings)
+    service = build(scene, choose_policy(scene, None), LiveConfig(pipelines=replace(SHAPES, **pipelines)))
+    assert [record.message for record in caplog.records] == said
+    cache: Any = service.executor._cache
+    artefact_s = {5: 0.65, 10: 0.75, 15: 0.85, 20: 0.9, 25: 0.95}
+    assert cache.settings.thresholds == (artefact_s if settings else None)
+
+
+def test_thresholds_are_checked_as_for_a_simulation() -> None:
+    scene = shapes_scene("nirvana", "cluster.cache={kind: simulated, eviction: lru, thresholds: {7: 0.5}}")
+    with pytest.raises(InputError, match=r"cluster\.cache\.thresholds: needs a similarity for each of the steps"):
+        build(scene, choose_policy(scene, None), LiveConfig(pipelines=SHAPES))
 
 
 def changed(table: str, **values: Any) -> Profile:

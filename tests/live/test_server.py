@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import math
 import socket
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
@@ -241,6 +242,20 @@ def test_a_rejection_says_when_to_come_back(tmp_path: Path) -> None:
     play(test())
 
 
+def test_to_come_back_is_for_the_gpus_that_there_are(tmp_path: Path) -> None:
+    kinds = [{"name": "new", "workers": 1, "speed": 4}, {"name": "old", "workers": 1, "speed": 0.5}]
+
+    async def test() -> None:
+        async with running(make_scene(tmp_path, "argus", kinds=kinds), speed=1.0) as (_, service):
+            catalog, queue = service.executor.engine.catalog, service.executor.engine.queues[0]
+            queue.extend(range(1000))
+            told_s = service._retry_after_s()
+            queue.clear()
+            assert told_s == math.ceil(1000 / sum(kind.throughput_per_s(catalog.base) for kind in catalog.kinds))
+
+    play(test())
+
+
 def test_a_client_that_leaves_leaves_nothing_behind(tmp_path: Path) -> None:
     """Images that are under way are made; those that wait are not."""
     transcript = io.StringIO()
@@ -341,12 +356,21 @@ def test_the_transcript_of_a_live_run_drives_a_fresh_engine_the_same_way(tmp_pat
         replay(broken, fresh_engine(scene, choose_policy(scene, None), scene.experiment.seed))
 
 
-@pytest.mark.parametrize("policy", ["static", "argus", "clipper-ht"])
+@pytest.mark.parametrize(
+    ("policy", "kinds"),
+    [
+        ("static", []),
+        ("argus", []),
+        ("clipper-ht", []),
+        ("argus", [{"name": "new", "workers": 1, "speed": 2}, {"name": "old", "workers": 1, "speed": 0.5}]),
+        ("static", [{"name": "old", "workers": 2, "speed": 0.5}]),
+    ],
+)
 def test_the_executor_at_a_trace_s_times_is_the_simulator(
-    tmp_path: Path, policy: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, policy: str, kinds: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Time moved by hand from arrival to arrival: what is left of the live host then must agree to the bit."""
-    scene = make_scene(tmp_path, policy, dispatch_s=0.02)
+    scene = make_scene(tmp_path, policy, dispatch_s=0.02, kinds=kinds)
     seed = scene.experiment.seed
     trace: Trace = scene.trace(scene.experiment.traces[0], seed)
     workload = Workload.of(trace, scene.profile, scene.slo_s, stream(seed, "prompts"))
