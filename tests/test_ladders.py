@@ -155,6 +155,16 @@ def test_a_backlog_is_served_beside_the_forecast(profile: Profile) -> None:
     assert set(policy.plan(engine.view).serves) == {(ladder[0],)}
 
 
+def test_a_batch_that_is_never_in_time_is_no_reason_to_let_wait() -> None:
+    """A batch of 32 takes five times the SLO, one of 2 is in time: 16 who wait for 4 workers are a backlog."""
+    wide = make_profile({"big": {1: 4.0, 2: 6.0, 32: 60.0}, "small": {1: 2.2}})
+    policy = make_policy("argus", wide, 4, slo_s=SLO_S, ladder="SM")
+    assert isinstance(policy, Argus)
+    engine = make_engine(policy, make_requests(np.zeros(16), SLO_S))
+    engine.queues[0].extend(range(16))
+    assert policy._backlog(engine.view) == 8
+
+
 def test_nothing_is_loaded_in_silence(profile: Profile) -> None:
     """Bursts of 20 s with 100 s of nothing between them: models that a burst called for stay for the next one."""
     arrival_s = np.concatenate([start + np.linspace(0.0, 20.0, 60) for start in (40.0, 160.0, 280.0, 400.0)])
@@ -411,7 +421,7 @@ def test_a_cache_that_answers_too_late_is_left(profile: Profile) -> None:
 
 
 def test_a_model_that_is_hardly_better_is_not_queued_for() -> None:
-    """Rated level, ten times as slow, near its capacity: pac, which only sees means, is late; argus is not."""
+    """Rated level, ten times as slow, near its capacity: the solver, which knows no queues, is late."""
     level = make_profile(
         {"slow": {1: 6.0}, "fast": {1: 0.6}},
         quality={"slow": 0.862, "fast": 0.861},
@@ -420,12 +430,13 @@ def test_a_model_that_is_hardly_better_is_not_queued_for() -> None:
     rng = np.random.default_rng(8)
     requests = make_requests(np.cumsum(rng.exponential(1 / 1.2, 6000)), 12.0, rng.integers(0, 20, 6000).tolist())
     late = {}
-    for name in ("argus", "pac"):
-        cluster = make_cluster(level, make_policy(name, level, 8, slo_s=12.0), requests, drop=DropRule("late"))
+    for allocation in ("in-time", "solver"):
+        policy = make_policy("argus", level, 8, slo_s=12.0, allocation=allocation)
+        cluster = make_cluster(level, policy, requests, drop=DropRule("late"))
         cluster.run()
-        late[name] = float((columns_of(cluster)["outcome"] != Outcome.ON_TIME).mean())
-    assert late["argus"] < 0.01
-    assert late["pac"] > 5 * late["argus"]
+        late[allocation] = float((columns_of(cluster)["outcome"] != Outcome.ON_TIME).mean())
+    assert late["in-time"] < 0.01
+    assert late["solver"] > 5 * late["in-time"]
 
 
 def test_who_holds_a_model_of_the_other_ladder_serves_until_it_is_his_turn(profile: Profile) -> None:

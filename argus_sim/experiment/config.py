@@ -160,6 +160,9 @@ class Experiment(Section):
             registry.parameters(found, policy.params, where=f"{field}.params")
             if policy.forecast == "perfect" and not found.forecasts:
                 raise InputError(f"policy {policy.name!r} does not forecast", where=f"{field}.forecast")
+            if policy.forecast == "perfect" and "forecast" in policy.params:
+                message = "has no effect beside forecast: perfect of the policy; leave one of them out"
+                raise InputError(message, where=f"{field}.params.forecast")
             if len(experiment.cluster.kinds) > 1 and not found.mixes:
                 message = f"policy {policy.name!r} takes all GPUs to be of one kind; cluster.kinds names several"
                 raise InputError(message, where=f"{field}.name")

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
+from argus_sim.core.catalog import Catalog
 from argus_sim.core.forecast import Demand, EwmaForecast, Forecast, PerfectDemand
 from argus_sim.core.solvers import Allocation, Row, allocate, allocate_kinds
 from argus_sim.core.view import ClusterView
@@ -17,6 +18,12 @@ from argus_sim.policies.base import Params, Plan, Policy, Route, Serves, Setup, 
 #: Demand is rounded up to this part of the cluster's capacity. It costs less than the forecast is uncertain,
 #: and makes the same problems come up again, which the solver remembers.
 GRAIN = 1.0 / 128.0
+
+#: What the parameter ``forecast`` may be.
+FORECAST = (
+    "How demand is forecast from what arrived between looks: {kind: ewma, half_life_s: 30} is an exponential "
+    "average, {kind: window-max, windows: 6} the highest of the last 6."
+)
 
 _BITS = 14
 _MASK = (1 << _BITS) - 1
@@ -33,7 +40,7 @@ class ForecastingParams(Params):
         ge=1,
         description="Capacity asked for, as a multiple of the forecast. Not published; ours.",
     )
-    forecast: Forecast = Field(default=EwmaForecast(), description="How demand is forecast: {kind: ewma, ...}.")
+    forecast: Forecast = Field(default=EwmaForecast(), description=FORECAST)
     max_batch: int | None = Field(default=None, ge=1, description="No larger batches; 1 for no batching.")
 
 
@@ -97,13 +104,14 @@ class Allocating(Policy):
     def plan(self, view: ClusterView) -> Plan:
         self._demand.look(view)
         allocation = self.allocate(view)
-        self.aim(allocation, view)
         wanted = self.placement(allocation)
         key = (tuple(tuple(of_kind.items()) for of_kind in wanted), view.membership)
         if self._last is None or self._last[0] != key:
             reason = f"forecast {60.0 * self._demand.forecast_per_s():.0f} requests/min"
             self._last = (key, keep_or_move(wanted, view, self.setup.catalog, reason))
-        return self._last[1]
+        plan = self._last[1]
+        self.aim(allocation, plan, view)
+        return plan
 
     def placement(self, allocation: Allocation) -> list[dict[Serves, int]]:
         """The workers of each level, by kind.
@@ -141,9 +149,14 @@ class Allocating(Policy):
         grained: float = min(grains, round(2 / GRAIN)) * GRAIN * capacity
         return grained
 
-    def aim(self, allocation: Allocation, view: ClusterView) -> None:
-        """Prepare routing for a new allocation."""
+    def aim(self, allocation: Allocation, plan: Plan, view: ClusterView) -> None:
+        """Prepare routing for a new allocation, and the plan that it came to."""
         raise NotImplementedError
+
+
+def is_there(worker: int, serves: Serves, view: ClusterView, catalog: Catalog) -> bool:
+    """Whether a worker that is up has the model of what it is to serve."""
+    return view.holds(worker) == catalog.model[serves[0]] and not view.is_loading(worker)
 
 
 class Uniforms:

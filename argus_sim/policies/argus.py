@@ -14,19 +14,19 @@ more than the model loads cost.
 from __future__ import annotations
 
 from bisect import bisect_right
-from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from functools import lru_cache, partial
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from argus_sim.core.catalog import Catalog
 from argus_sim.core.solvers import Allocation, Row, align, align_one_pass
 from argus_sim.core.view import ClusterView
 from argus_sim.domain import CacheHit, Request, VariantId
 from argus_sim.policies.allocation import Allocating, AllocatingParams
-from argus_sim.policies.base import AskCache, Decision, Params, Route, Serves, Setup
+from argus_sim.policies.base import AskCache, Decision, Params, Plan, Route, Serves, Setup
 from argus_sim.policies.ladders import CacheWatch, Ladder, Move, Regret
 from argus_sim.policies.outlook import Outlook, climb, spread
 
@@ -39,22 +39,13 @@ _DOUBT = 0.25
 _NEWS = 0.1
 
 
-class ArgusParams(AllocatingParams):
-    """Parameters of :class:`Argus`."""
+class BlindParams(AllocatingParams):
+    """Parameters of :class:`Argus` that are not about prompts."""
 
     ladder: Literal["auto", "AC", "SM"] = Field(
         default="auto",
         description="AC: approximate caching; SM: smaller models; auto: AC where there is one, and SM while that "
         "yields more.",
-    )
-    tolerance: float = Field(
-        default=0.05, ge=0, lt=1, description="Relative quality that may be lost to call a level good enough."
-    )
-    recent: int = Field(default=2000, ge=1, description="Arrivals that the affinity histogram is made of.")
-    aligner: Literal["exact", "one-pass", "none"] = Field(
-        default="exact",
-        description="one-pass: the artefact's heuristic, flaws included; none: each prompt at its own affinity, "
-        "or at the nearest level that has workers.",
     )
     allocation: Literal["in-time", "solver"] = Field(
         default="in-time",
@@ -70,6 +61,26 @@ class ArgusParams(AllocatingParams):
     )
     probe_s: float = Field(
         default=5.0, gt=0, description="Seconds between questions to a cache that is not in use."
+    )
+
+    @model_validator(mode="after")
+    def _horizon_of_loads(self) -> Self:
+        if self.allocation == "solver" and "horizon_s" in self.model_fields_set:
+            raise ValueError("horizon_s has no effect with allocation: solver, which takes loads as free")
+        return self
+
+
+class ArgusParams(BlindParams):
+    """Parameters of :class:`Argus`."""
+
+    tolerance: float = Field(
+        default=0.05, ge=0, lt=1, description="Relative quality that may be lost to call a level good enough."
+    )
+    recent: int = Field(default=2000, ge=1, description="Arrivals that the affinity histogram is made of.")
+    aligner: Literal["exact", "one-pass", "none"] = Field(
+        default="exact",
+        description="one-pass: the artefact's heuristic, flaws included; none: each prompt at its own affinity, "
+        "or at the nearest level that has workers.",
     )
 
 
@@ -88,15 +99,10 @@ class Argus(Allocating):
 
     def __init__(self, setup: Setup, params: Any) -> None:
         catalog = setup.catalog.up_to(params.max_batch)
-        first = choose_ladder(catalog, params.ladder, "policy argus: ladder")
+        first = choose_ladder(catalog, params.ladder, f"policy {self.name}: ladder")
         super().__init__(setup, params, first, limit_s=setup.slo_s)
-
-        @lru_cache
-        def ladder(variants: tuple[VariantId, ...]) -> Ladder:
-            return Ladder.of(catalog, variants, setup.predictor, params.tolerance, setup.slo_s)
-
-        #: The ladder of these variants.
-        self._of = ladder
+        #: The ladder of these variants, read once.
+        self._of = ladder = lru_cache(partial(self.read, catalog))
         #: The ladder in use; and with what workers still hold of the other one: see :meth:`_use`.
         self._chosen = self._ladder = ladder(first)
         self._other: Ladder | None = None
@@ -106,12 +112,15 @@ class Argus(Allocating):
         self._elsewhere, self._unloaded = Regret(), Regret()
         self._watch = CacheWatch(catalog, first, setup.slo_s) if self._ladder.cached else None
         self._ask = AskCache("is the cache back?")
-        self._batch = max(catalog.max_batch)
         self._served: set[VariantId] = set()
         self._is_probing = False
         self._probe_s = 0.0
         self._loading = 0
         self._use(self._ladder)
+
+    def read(self, catalog: Catalog, variants: tuple[VariantId, ...]) -> Ladder:
+        """What is known of the levels of a ladder, and of prompts at them."""
+        return Ladder.of(catalog, variants, self.setup.predictor, self.params.tolerance, self.setup.slo_s)
 
     def _use(self, ladder: Ladder) -> None:
         self._ladder = ladder
@@ -238,7 +247,7 @@ class Argus(Allocating):
         In steps, so that the same problems come up again.
         """
         waiting = sum(view.queued(v) for v in range(len(self._skipped)))
-        step = view.workers_up * self._batch
+        step = view.workers_up * self._ladder.largest_batch
         return max(0, waiting // step - 1) * step if step else 0
 
     def _choose(
@@ -318,15 +327,18 @@ class Argus(Allocating):
         rounded = [max(1, round(_SHARES * count / len(prompts))) for count in counts]
         return tuple(share / sum(rounded) for share in rounded)
 
-    def aim(self, allocation: Allocation, view: ClusterView) -> None:
+    def shares(self, allocation: Allocation, view: ClusterView) -> npt.NDArray[np.float64]:
+        """L x L: the probability that a prompt of affinity i is served at level j."""
         have = self.histogram(view, self._ladder)
         if self.params.aligner == "exact":
-            shares = align(have, allocation.share, self._ladder.loss)
-        else:
-            one_pass = self.params.aligner == "one-pass"
-            shares = align_one_pass(have, allocation.share) if one_pass else np.eye(len(self.ladder))
-            # Either may leave prompts at a level that has no workers: they go to the nearest that has.
-            shares = _restrict(shares, np.asarray(allocation.workers) > 0)
+            return align(have, allocation.share, self._ladder.loss)
+        one_pass = self.params.aligner == "one-pass"
+        shares = align_one_pass(have, allocation.share) if one_pass else np.eye(len(self.ladder))
+        # Either may leave prompts at a level that has no workers: they go to the nearest that has.
+        return _restrict(shares, np.asarray(allocation.workers) > 0)
+
+    def aim(self, allocation: Allocation, plan: Plan, view: ClusterView) -> None:
+        shares = self.shares(allocation, view)
         if shares is self._shares:
             return
         self._shares = shares

@@ -29,6 +29,7 @@ from argus_sim.core.beliefs import Beliefs, posterior, reservation, second_gains
 from argus_sim.core.forecast import Demand, EwmaForecast, Forecast
 from argus_sim.core.view import ClusterView
 from argus_sim.domain import Request, VariantId
+from argus_sim.policies.allocation import FORECAST, is_there
 from argus_sim.policies.base import (
     Again,
     Decision,
@@ -59,6 +60,8 @@ _TABLES = 512
 
 #: Variants that can still be in time, with the cost of each.
 Offer = tuple[tuple[VariantId, float], ...]
+#: Workers of each model.
+Counts = tuple[int, ...]
 
 
 class _Market(NamedTuple):
@@ -69,7 +72,7 @@ class _Market(NamedTuple):
         cell_s: The work per grid cell.
         offers: The offer in each cell.
         prices: The price of a worker's second in each cell.
-        workers: How many there are.
+        workers: How many can serve.
         last_s: For each variant that later images are made by: how long one takes once a worker is free.
     """
 
@@ -86,9 +89,11 @@ class ArgusXParams(Params):
 
     period_s: float = Field(default=30.0, gt=0, description="Seconds between placements.")
     monitor_s: float = Field(default=5.0, gt=0, description="Seconds between looks at demand.")
-    forecast: Forecast = Field(default=EwmaForecast(), description="How demand is forecast: {kind: ewma, ...}.")
+    forecast: Forecast = Field(default=EwmaForecast(), description=FORECAST)
     slow_half_life_s: float = Field(
-        default=300.0, gt=0, description="Half-life of a second, slower forecast; the higher of the two counts."
+        default=300.0,
+        gt=0,
+        description="Half-life of a second, slower forecast, which jumps too; the higher of the two counts.",
     )
     peak_half_life_s: float = Field(
         default=3600.0, gt=0, description="How fast the peak that workers are placed for is forgotten."
@@ -171,11 +176,11 @@ class ArgusX(Policy):
         self._anew = [Route(v, "another image: it is worth its price") for v in variants]
         self._before = [Keep(v, "an image made before is the best") for v in variants]
 
-        self._counts: tuple[int, ...] = ()
+        self._counts: Counts = ()
         self._plan: Plan | None = None
         self._planned: tuple[int, int] | None = None
         self._markets: tuple[_Market, ...] = ()
-        self._tables: dict[tuple[int, int, tuple[int, ...]], tuple[_Market, ...]] = {}
+        self._tables: dict[tuple[int, int, Counts], tuple[_Market, ...]] = {}
 
     @classmethod
     def may_judge(cls, params: Any) -> bool:
@@ -211,7 +216,7 @@ class ArgusX(Policy):
     def monitor(self, view: ClusterView) -> bool:
         jumped = self._demand.look(view)
         self._slow.look(view)
-        self._set_prices()
+        self._set_prices(view)
         return jumped
 
     def plan(self, view: ClusterView) -> Plan:
@@ -233,7 +238,7 @@ class ArgusX(Policy):
             reason = f"peak of {60.0 * self._peak_per_s:.0f} requests/min"
             counts: dict[Serves, int] = {self._serves[m]: n for m, n in enumerate(self._counts) if n}
             self._plan = keep_or_move(counts, view, catalog, reason)
-        self._set_prices()
+        self._set_prices(view)
         return self._plan
 
     def _expected_per_s(self) -> float:
@@ -251,21 +256,34 @@ class ArgusX(Policy):
     def _wanted(self, per_s: float) -> placement.Demand:
         return placement.Demand(self._class_quality, self._share, self._use_s, per_s)
 
-    def _set_prices(self) -> None:
+    def _ready(self, view: ClusterView) -> Counts:
+        """The workers that have each model. One that loads has no queue, and would look as if it were idle.
+
+        Where all load: as planned.
+        """
+        assert self._plan is not None
+        ready = [0] * len(self._counts)
+        for worker, serves in enumerate(self._plan.serves):
+            up = view.is_up(worker) and is_there(worker, serves, view, self.setup.catalog)
+            ready[self._model_of[serves[0]]] += up
+        return tuple(ready) if any(ready) else self._counts
+
+    def _set_prices(self, view: ClusterView) -> None:
         demand = max(self._expected_per_s(), 1e-3)
+        counts = self._ready(view)
         key = (
             round(math.log(demand) / _DEMAND_STEP),
             round(math.log(self._demand.dispersion()) / _DISPERSION_STEP),
-            self._counts,
+            counts,
         )
         if key not in self._tables:
             if len(self._tables) >= _TABLES:
                 self._tables.clear()
             wanted = self._wanted(math.exp(key[0] * _DEMAND_STEP))
-            price = placement.worker_prices(wanted, self._counts)
+            price = placement.worker_prices(wanted, counts)
             dispersion = math.exp(key[1] * _DISPERSION_STEP)
             self._tables[key] = tuple(
-                self._market(m, n, price, wanted.per_s, dispersion) for m, n in enumerate(self._counts) if n
+                self._market(m, counts, price, wanted.per_s, dispersion) for m, n in enumerate(counts) if n
             )
         self._markets = self._tables[key]
         served = sorted((float(w), v) for market in self._markets for v, w in market.work_s)
@@ -273,10 +291,11 @@ class ArgusX(Policy):
         self._missed = self._in_full[next(v for _, v in served if not self._skipped[v])]
 
     def _market(
-        self, model: int, workers: int, price: tuple[float, ...], demand_per_s: float, dispersion: float
+        self, model: int, counts: Counts, price: tuple[float, ...], demand_per_s: float, dispersion: float
     ) -> _Market:
         """Price the seconds of one model's workers, the others' being at their planned price."""
         catalog, slo_s, use_s = self.setup.catalog, self.setup.slo_s, self._use_s
+        workers = counts[model]
         mine = list(self._serves[model])
         several = range(len(catalog.variants), use_s.shape[1])
         # What a way to serve costs elsewhere; where it cannot be had, infinitely much.
@@ -319,7 +338,7 @@ class ArgusX(Policy):
         )
         prices = pricing.backlog_prices(pool, demand_per_s, dispersion, waits_s, self.params.horizon_s)
         capacity_per_s = sum(
-            n * max(1.0 / self._work_s[v] for v in self._serves[m]) for m, n in enumerate(self._counts) if n
+            n * max(1.0 / self._work_s[v] for v in self._serves[m]) for m, n in enumerate(counts) if n
         )
         if demand_per_s > _OVERLOAD * capacity_per_s:
             # An overload that lasts: whatever the noise, the backlog does not empty, and a second is worth what

@@ -37,6 +37,7 @@ class Ladder:
         routes: L x L: the decision for a prompt of affinity i at level j.
         cached: Whether levels need the cache's answer.
         longest_s: How long the batches take that give this throughput.
+        largest_batch: The largest batch of any level that is in time.
     """
 
     variants: tuple[VariantId, ...]
@@ -48,6 +49,7 @@ class Ladder:
     routes: list[list[Route]]
     cached: bool
     longest_s: Row
+    largest_batch: int
 
     @classmethod
     def of(
@@ -74,6 +76,7 @@ class Ladder:
             ],
             cached=any(catalog.variants[v].skipped_steps for v in variants),
             longest_s=tuple(_longest_s(catalog, v, limit_s) for v in variants),
+            largest_batch=max(catalog.largest_batch(v, limit_s=limit_s) for v in variants),
         )
 
 

@@ -121,6 +121,20 @@ EXPERIMENTS: dict[str, tuple[Callable[[dict[str, Any]], object], tuple[str, ...]
         lambda e: e.update(policies=[{"name": "argus", "params": {"monitor_s": 30, "period_s": 5}}]),
         ("small.yaml: policies.0.params: ", "monitor_s is 30 s, longer than the 5 s of period_s"),
     ),
+    "a horizon that nothing is paid back in": (
+        lambda e: e.update(policies=[{"name": "pac", "params": {"allocation": "solver", "horizon_s": 60}}]),
+        ("small.yaml: policies.0.params: ", "horizon_s has no effect with allocation: solver"),
+    ),
+    "two forecasts": (
+        lambda e: e.update(
+            policies=[{"name": "pac", "forecast": "perfect", "params": {"forecast": {"kind": "ewma"}}}]
+        ),
+        ("small.yaml: policies.0.params.forecast: ", "no effect beside forecast: perfect"),
+    ),
+    "a prompt's quality for who does not know prompts": (
+        lambda e: e.update(policies=[{"name": "pac", "params": {"tolerance": 0.1}}]),
+        ("small.yaml: policies.0.params: ", "policy 'pac' has no parameter 'tolerance'"),
+    ),
     "a prediction that nobody asks for": (
         lambda e: e.update(policies=[{"name": "pac", "predictor": "perfect"}]),
         ("small.yaml: policies.0.predictor: ", "policy 'pac' does not predict"),

@@ -17,7 +17,7 @@ from argus_sim.core.requests import Requests
 from argus_sim.core.solvers import allocate
 from argus_sim.domain import BatchResult, CacheHit
 from argus_sim.errors import InputError
-from argus_sim.policies.base import AskCache, Policy, Route, Setup, Wait
+from argus_sim.policies.base import AskCache, Plan, Policy, Route, Setup, Wait
 from argus_sim.policies.registry import find, names, parameters
 from argus_sim.profile import Profile
 from tests.make_profile import make_profile
@@ -131,7 +131,8 @@ def test_nirvana_skips_no_more_than_is_stored(profile: Profile) -> None:
 
 @pytest.mark.parametrize("name", ["proteus", "pac", "argus"])
 def test_allocation_follows_the_forecast(profile: Profile, name: str) -> None:
-    engine = seat(profile, name, headroom=1.0, **({"allocation": "solver"} if name == "argus" else {}))
+    params: dict[str, Any] = {} if name == "proteus" else {"allocation": "solver"}
+    engine = seat(profile, name, headroom=1.0, **params)
     assert serving(engine) == {"sdxl": 8}  # no demand yet: the best
     see_demand(engine, 300.0)
     policy: Any = engine.policy
@@ -148,12 +149,53 @@ def test_allocation_follows_the_forecast(profile: Profile, name: str) -> None:
 
 
 def test_pac_ignores_prompts_and_meets_the_shares(profile: Profile) -> None:
-    engine = seat(profile, "pac")
+    engine = seat(profile, "pac", allocation="solver")
     see_demand(engine, 300.0)
     got = Counter(ask(engine, row).variant for row in range(4000))
     share = engine.policy.solve(8).share  # type: ignore[attr-defined]
     for variant, expected in zip(engine.policy.ladder, share, strict=True):  # type: ignore[attr-defined]
         assert got[variant] / 4000 == pytest.approx(expected, abs=0.03)
+
+
+def all_alike() -> Profile:
+    """Whose prompts have the same quality at each level, or nearly."""
+    cells = {"big": 4.0, "big/ac-10": 3.2, "big/ac-25": 2.0, "mid": 3.0, "small": 2.2}
+    return make_profile({name: {1: s, 2: 1.5 * s} for name, s in cells.items()}, loads_s={"mid": 20.0})
+
+
+@pytest.mark.parametrize("params", [{}, {"ladder": "SM"}, {"allocation": "solver"}])
+@pytest.mark.parametrize("per_min", [100.0, 180.0, 260.0])
+def test_pac_allocates_as_argus_does_where_prompts_are_alike(per_min: float, params: dict[str, Any]) -> None:
+    """Between them is what knowing the prompt is worth, and nothing else."""
+    placed = []
+    for name in ("pac", "argus"):
+        engine = seat(all_alike(), name, **params)
+        see_demand(engine, per_min)
+        placed.append(engine.floor.plans)
+    assert placed[0] == placed[1]
+
+
+def test_pac_leaves_a_cache_that_is_out() -> None:
+    """As argus does: every worker takes its part of what is served in full, and then the other ladder is used."""
+    engine = seat(all_alike(), "pac")
+    see_demand(engine, 200.0)
+    # As deep as the answer allows where somebody serves that, and in full where nobody does.
+    for row in range(50):
+        assert ask(engine, row, CacheHit(0.6, 10, 0.05)).variant == engine.catalog.id_of("big/ac-10")
+        assert ask(engine, row, CacheHit(0.2, 5, 0.05)).variant == engine.catalog.base
+    policy: Any = engine.policy
+    for tenth in range(6010, 6100):
+        engine.view.now_s = tenth / 10
+        policy.observe_cache(CacheHit(float("nan"), 0, 1.0))
+    engine._replan(610.0)
+    assert all(engine.catalog.base in worker.serves for worker in engine.workers)
+    for second in range(611, 900):
+        policy.observe_cache(CacheHit(float("nan"), 0, 1.0))
+        engine.arrived = round(second * 200 / 60)
+        for worker in engine.workers:
+            engine.model_loaded(float(second), worker.index)
+        engine.tick(float(second))
+    assert set(serving(engine)) == {"big", "small"}
 
 
 def test_argus_meets_the_shares_and_sends_tolerant_prompts_deeper(profile: Profile) -> None:
@@ -174,6 +216,33 @@ def test_argus_meets_the_shares_and_sends_tolerant_prompts_deeper(profile: Profi
 def test_argus_serves_in_full_on_a_cache_miss(profile: Profile) -> None:
     engine = seat(profile, "argus")
     assert ask(engine, 0, CacheHit(float("nan"), 0, 1.0)).variant == engine.catalog.base
+
+
+def test_proteus_sends_nobody_to_wait_for_a_load_in_vain(profile: Profile) -> None:
+    """What is planned for workers that load for too long goes, in the planned proportions, to the others."""
+    engine = seat(profile, "proteus", headroom=1.0)
+    see_demand(engine, 210.0, for_s=10.0)
+    policy: Any = engine.policy
+    loading = [worker for worker in engine.workers if worker.loading]
+    assert 0 < len(loading) < 8
+    there = {worker.serves[0] for worker in engine.workers if not worker.loading}
+
+    def sent() -> set[int]:
+        return {ask(engine, row).variant for row in range(1000)}
+
+    assert sent() == there
+    policy.monitor(engine.view)
+    assert sent() == there
+    # The last of the loads would end after 22 s: whoever comes now can still be served in time.
+    engine.view.now_s = 25.0
+    policy._spread(engine.view)
+    assert sent() == there | {worker.serves[0] for worker in loading}
+    for worker in loading:
+        engine.model_loaded(32.0, worker.index)
+    policy._spread(engine.view)
+    assert not policy._due
+    share = np.array(policy._load_per_s) / sum(policy._load_per_s)
+    assert policy._upto == pytest.approx(np.cumsum(share)[:-1].tolist())
 
 
 def test_proteus_waits_until_the_first_request_could_just_make_the_larger_batch(profile: Profile) -> None:
@@ -204,6 +273,24 @@ def test_impossible_placement_is_an_error(profile: Profile) -> None:
         seat(profile, "static", placement={"tiny": 8})
     with pytest.raises(InputError, match=r"\{\} places 0 workers; allowed are positive counts"):
         seat(profile, "static", placement={})
+
+
+def test_argus_x_asks_nothing_of_a_model_that_loads(profile: Profile) -> None:
+    """It has no queue, but nobody either who could serve one."""
+    engine = seat(profile, "argus-x")
+    see_demand(engine, 250.0, for_s=10.0)
+    policy: Any = engine.policy
+    full, light = (engine.catalog.id_of(name) for name in ("sdxl", "tiny-sd"))
+    plan = Plan(((light,), *policy._plan.serves[1:]), "one worker is to serve a light model")
+    policy._plan, policy._counts = plan, policy._ready(engine.view)
+    engine._apply(11.0, plan)
+    assert engine.workers[0].loading
+    policy._set_prices(engine.view)
+    assert [market.work_s[0][0] for market in policy._markets] == [full]
+    assert policy._markets[0].workers == 7
+    engine.model_loaded(30.0, 0)
+    policy._set_prices(engine.view)
+    assert [market.workers for market in policy._markets] == [7, 1]
 
 
 def test_infaas_takes_the_best_variant_in_time_and_steps_one_worker_at_a_time(profile: Profile) -> None:
