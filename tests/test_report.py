@@ -276,7 +276,7 @@ def test_findings_say_where_the_bound_says_nothing() -> None:
     summary = a_summary({"a": [0.5], "b": [0.6]}, traces=("day", "night"))
     summary["share_of_bound"] = summary["quality_yield"] / np.where(summary["trace"] == "day", 0.9995, 0.9)
     assert findings(summary)[2:] == [
-        "On day the bound is above 0.999: a share of it is the quality yield once more."
+        "On day, the bound is above 0.999: a share of it is the quality yield once more."
     ]
 
 

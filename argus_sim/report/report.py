@@ -197,8 +197,8 @@ def findings(summary: pd.DataFrame) -> list[str]:
             (summary["quality_yield"] / summary["share_of_bound"]).groupby(summary["trace"], sort=False).mean()
         )
         if full := [str(trace) for trace in bound.index[bound > 0.999]]:
-            on = ", ".join(full)
-            sentences.append(f"On {on} the bound is above 0.999: a share of it is the quality yield once more.")
+            on = ", ".join(full) if len(full) <= 6 else f"{len(full)} of {len(bound)}"
+            sentences.append(f"On {on}, the bound is above 0.999: a share of it is the quality yield once more.")
     return sentences
 
 
