@@ -7,6 +7,9 @@ from pathlib import Path
 from argus_sim.columns import read_texts
 from argus_sim.errors import InputError
 
+#: What the column of texts is called where nobody says.
+COLUMN = "prompt"
+
 
 def lines_in(path: Path) -> list[str]:
     """The lines of a file in UTF-8: other ends of lines than a new line's, which prompts may hold, end none.
@@ -16,6 +19,17 @@ def lines_in(path: Path) -> list[str]:
         UnicodeDecodeError: It is something else.
     """
     return path.read_text("utf-8-sig").removesuffix("\n").split("\n")
+
+
+def check_column(column: str, file: str | None) -> None:
+    """That a column is only named where there is a ``.csv`` file.
+
+    Raises:
+        ValueError: It is another than :data:`COLUMN`, and there is no file or one of lines.
+    """
+    if column != COLUMN and (file is None or file.endswith(".txt")):
+        found = "a .txt file has lines" if file else "there is no file"
+        raise ValueError(f"column is that of a .csv file, and {found}; leave column {column!r} out")
 
 
 def texts_in(path: Path, column: str) -> list[str]:

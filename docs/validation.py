@@ -3,8 +3,10 @@
 Live servers play against simulations as well, which takes some minutes and a machine without other work.
 The table of rankings is made from ``runs/fitted`` where that is; its experiment needs the recorded data sets.
 Kept live runs are shown from what ``argus-sim validate-live`` left in folders of ``runs/live``, if any.
-The cache's log is replayed where the environment has ``ARGUS_DATA`` (the recorded data sets) and
-``ARGUS_LOG_EMBEDDINGS`` (a file that ``argus-calibrate embed`` made of the log); else its table stays as it is.
+The cache's log is replayed where the environment has ``ARGUS_DATA`` (the folder of the recorded data sets, with
+the log as :data:`LOG`) and ``ARGUS_LOG_EMBEDDINGS`` (a file of ``argus-calibrate embed LOG --column Queries
+--column Caches``); else its table stays as it is. Both are read first: what is missing is known before anything
+takes long.
 """
 
 from __future__ import annotations
@@ -18,15 +20,21 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from argus_sim.cli import main as main_of_argus_sim
 from argus_sim.cli.tables import put_between_marks
+from argus_sim.errors import InputError
 from argus_sim.experiment.results import Results
 from argus_sim.files import write_atomically
 from argus_sim.metrics.intervals import agreement, ranking
 from calibration.cache_log import THRESHOLDS, CacheLog, vectors_of
 from calibration.cache_report import study
+
+#: Text -> its vector.
+Vectors = dict[str, npt.NDArray[np.float32]]
 
 PAGE = Path(__file__).with_name("validation.md")
 FITTED = PAGE.parent.parent / "runs" / "fitted"
@@ -39,10 +47,17 @@ LIVE = [
 ]
 #: Runs of ``argus-sim validate-live`` that were kept, a folder each.
 PLAYED = PAGE.parent.parent / "runs" / "live"
+#: The artefact's log below ``ARGUS_DATA``: its columns Scores, Queries and Caches.
+LOG = Path("unclear_licence") / "argus_cache_retrieval_log_20k.csv"
 TESTS = ["tests/analytic/test_queues.py", "tests/golden/test_artefact.py"]
 
 
 def main() -> int:
+    try:
+        replayed = log_and_vectors()
+    except InputError as error:
+        print(f"error: {error}; validation.md is left as it was", file=sys.stderr)
+        return 2
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "tests.xml"
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:benchmark", *TESTS]
@@ -60,8 +75,8 @@ def main() -> int:
             tables["fidelity"] = fidelity({f.parent.name: json.loads(f.read_text("utf-8")) for f in files})
         for name, table in tables.items():
             text = put_between_marks(text, name, table, where=str(PAGE))
-        if os.environ.get("ARGUS_DATA") and os.environ.get("ARGUS_LOG_EMBEDDINGS"):
-            text = put_between_marks(text, "cache", cache(), where=str(PAGE))
+        if replayed is not None:
+            text = put_between_marks(text, "cache", cache(*replayed), where=str(PAGE))
         write_atomically(PAGE, text.encode("utf-8"))
     return 0
 
@@ -196,13 +211,22 @@ def _share(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:+.2f} %"
 
 
-def cache() -> str:
+def log_and_vectors() -> tuple[CacheLog, dict[str, Vectors]] | None:
+    """The artefact's log, and embedding -> text -> vector; None where the environment does not name both.
+
+    Raises:
+        InputError: It says so, and one of them is not there or not what it should be.
+    """
+    data, embeddings = (os.environ.get(name) for name in ("ARGUS_DATA", "ARGUS_LOG_EMBEDDINGS"))
+    if not (data and embeddings):
+        return None
+    log = CacheLog.read(Path(data) / LOG)
+    return log, dict(vectors_of(log, embedding) for embedding in (embeddings, "hashed"))
+
+
+def cache(log: CacheLog, vectors: dict[str, Vectors]) -> str:
     """The log of the artefact's cache beside simulated ones: depths in % of the queries, and hit ratios."""
-    log = CacheLog.read(Path(os.environ["ARGUS_DATA"]) / "unclear_licence" / "argus_cache_retrieval_log_20k.csv")
-    studies = []
-    for embedding in (os.environ["ARGUS_LOG_EMBEDDINGS"], "hashed"):
-        name, vectors = vectors_of(log, embedding)
-        studies.append(study(log, vectors, name, fit_rows=10_000, seeds=5))
+    studies = [study(log, of, name, fit_rows=10_000, seeds=5) for name, of in vectors.items()]
     columns = ["0", *map(str, THRESHOLDS)]
     lines = ["", "| queries | cache | " + " | ".join(columns) + " | largest difference |"]
     lines += ["| --- | --- |" + " ---: |" * (len(columns) + 1)]

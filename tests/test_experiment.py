@@ -89,6 +89,7 @@ def test_a_deadline_is_said_in_one_way() -> None:
         ({"generate": RUSH, "options": {"unit": "ms"}}, "options are those of a format"),
         ({"generate": RUSH, "format": "csv"}, "format says how a file is read, and this trace has none"),
         ({"superpose": ["bursty"], "format": "csv"}, "format says how a file is read, and this trace has none"),
+        ({"file": "bursty", "scale_rate": 2, "peak": {"of_capacity": 1}}, "peak .*, whatever scale_rate is"),
     ],
 )
 def test_keys_of_a_trace_that_would_change_nothing(trace: dict[str, object], says: str) -> None:
@@ -108,6 +109,35 @@ def test_a_fault_names_a_worker_once() -> None:
     slow = {"kind": "slow", "at_s": 0, "for_s": 60, "factor": 0.5, "workers": [0, 0]}
     with pytest.raises(InputError, match=r"cluster: .*a slow fault names worker 0 twice"):
         check(cluster={"workers": 2, "faults": [slow]})
+
+
+def test_a_fault_hits_somebody() -> None:
+    with pytest.raises(InputError, match=r"cluster: .*a crash fault names no worker; leave workers out"):
+        check(cluster={"workers": 2, "faults": [{"kind": "crash", "at_s": 0, "workers": []}]})
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"prompts": {"recorded": {"column": "text"}}}, r"prompts\.recorded: .*there is no file"),
+        ({"prompts": {"recorded": {"file": "a.txt", "column": "text"}}}, r"recorded: .*a \.txt file has lines"),
+        (
+            {"cluster": {"cache": {"kind": "simulated", "warm_up": {"requests": 5, "column": "text"}}}},
+            r"warm_up: .*there is no file; leave column 'text' out",
+        ),
+    ],
+)
+def test_a_column_is_that_of_a_table(changes: dict[str, object], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        check(**changes)
+    check(prompts={"recorded": {"file": "a.csv", "column": "text"}})
+
+
+def test_a_star_stands_for_something(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cluster.faults has no items, so cluster.faults.\*.at_s sets nothing"):
+        Experiment.load(
+            write_experiment(tmp_path, content() | {"cluster": {"faults": []}}), ["cluster.faults.*.at_s=5"]
+        )
 
 
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:

@@ -143,6 +143,7 @@ def test_a_series_lets_noise_do_what_does_not_repeat() -> None:
         ({"harmonics": 2, "steps": 3}, "steps or harmonics, not both"),
         ({"harmonics": 2}, r"period_s must be from 600 to the trace's 7200 s, found 86400"),
         ({"harmonics": 31, "period_s": 3600.0}, "shorter than two minutes"),
+        ({"period_s": 3600.0}, "period_s is that of harmonics"),
     ],
 )
 def test_a_series_that_cannot_be(options: dict[str, float], says: str) -> None:
@@ -172,7 +173,7 @@ def test_a_written_model_is_read_back_with_its_origin(tmp_path: Path) -> None:
     write_model(tmp_path / "m.yaml", "mine", model, trace, judge(model, measured(trace), range(2)))
     made = generate_file(tmp_path / "m.yaml")
     assert made.name == "mine"
-    assert "argus_sim.fit: " in (made.provenance[0].derived or "")
+    assert "argus_sim.trace.fit: " in (made.provenance[0].derived or "")
     assert made.provenance[-1].kind == "synthetic"
     other = generate_file(tmp_path / "m.yaml", seeded(1), name="other")
     assert other.name == "other"
@@ -190,7 +191,7 @@ def test_a_shipped_model_is_small_and_says_where_it_is_from(name: str) -> None:
     assert isinstance(spec.arrivals, Fitted)
     assert spec.name == name
     assert spec.shape[0].kind == "recorded"
-    assert all("argus_sim.fit: " in (part.derived or "") for part in spec.shape)
+    assert all("argus_sim.trace.fit: " in (part.derived or "") for part in spec.shape)
 
 
 def recorded(name: str) -> Trace:

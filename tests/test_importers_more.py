@@ -273,6 +273,8 @@ def test_servegen_as_published_has_its_rates(tmp_path: Path) -> None:
     assert abs(first - 3000) < 4 * 0.5 * np.sqrt(3000)  # counts of a renewal process vary by its cv
     assert abs(second - 6000) < 4 * 2.0 * np.sqrt(6000)
     assert import_trace("servegen", pool / "chunk-0-trace.csv", rng=rng()).duration_s == 1200.0
+    with pytest.raises(InputError, match=r"pool: clients' files are of one model .*; leave model= out"):
+        import_trace("servegen", pool, rng=rng(), model="mm-image")
     (pool / "chunk-2-trace.csv").write_text("0,5.0,0.5,Pareto,4.0,0.05\n")
     with pytest.raises(InputError, match="'Pareto' is neither Gamma nor Weibull"):
         import_trace("servegen", pool, rng=rng())

@@ -68,8 +68,10 @@ def test_who_takes_too_long_has_missed() -> None:
     assert len(missed) / len(hits) == pytest.approx(beyond, rel=0.06)
 
 
-def test_a_cache_that_always_takes_too_long() -> None:
-    assert is_miss(cache(latency_s=2.0, timeout_s=1.0).answer(0.0, 3), 1.0)
+def test_a_cache_that_always_takes_too_long_is_none() -> None:
+    with pytest.raises(ValidationError, match="latency_s is 2 s, above the 1 s of timeout_s"):
+        CacheConfig(latency_s=2.0, timeout_s=1.0)
+    assert is_miss(cache(latency_s=2.0, latency_cv=0.1, timeout_s=1.0).answer(0.0, 3), 1.0)
 
 
 def test_trouble_begins_and_ends() -> None:

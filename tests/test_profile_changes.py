@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -59,6 +61,9 @@ def test_the_spread_of_quality_scales_around_the_means() -> None:
         assert now[:, 0].tolist() == [1.0] * 200
     wild = ProfileChanges(quality_spread=200.0).apply(profile)
     assert wild.quality().min() == 0.0
+    said = r"spread of quality over prompts x 200, \d+ qualities that would be below 0 are 0"
+    assert re.search(said, str(wild.provenance_of("quality")[0].derived))
+    assert "below 0" not in str(ProfileChanges(quality_spread=2.0).apply(profile).provenance_of("quality"))
 
 
 def test_provenance_says_what_was_changed_and_only_that() -> None:

@@ -10,9 +10,12 @@ import pandas as pd
 import pytest
 
 from argus_sim.errors import InputError
+from argus_sim.experiment import Experiment
+from argus_sim.experiment.scene import Scene
 from argus_sim.profile import Profile
 from argus_sim.profile.importing import import_profile
 from argus_sim.profile.ratings import components
+from tests.make_experiment import content
 from tests.make_profile import make_profile
 
 
@@ -79,6 +82,16 @@ def test_formats_give_the_same_profile_of_the_same_ratings(tmp_path: Path, lende
     assert "Standard deviations of a score" in profile.manifest.description
     profile.save(tmp_path / "p")
     assert Profile.load(tmp_path / "p").digest() == profile.digest()
+
+
+def test_an_experiment_reads_ratings_with_lists_and_mappings_among_the_options(tmp_path: Path) -> None:
+    rows = [f"prompt {p},{model},{score}" for p in range(40) for model, score in (("X", 2), ("Y", 1))]
+    (tmp_path / "c.csv").write_text("\n".join(["prompt,model,score", *rows]))
+    options = {"latency_from": "diffserve-a100", "latency_of": {"X": "sdxl", "Y": "sd15"}}
+    profile = {"format": "csv", "file": str(tmp_path / "c.csv"), "options": options}
+    scene = Scene.of(Experiment.check(content() | {"profile": profile}, where="test"))
+    assert [v.name for v in scene.profile.variants] == ["x", "y"]
+    assert Scene.of(scene.experiment).profile is scene.profile
 
 
 def test_imagenhub_keeps_its_three_raters_apart(tmp_path: Path, lender: Profile) -> None:

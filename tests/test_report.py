@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -269,6 +270,14 @@ def test_findings_without_a_common_seed() -> None:
         "On day, b has the highest quality yield, 0.600; a is next, with no seed in common to compare by."
     ]
     assert findings(a_summary({"a": [NAN]})) == []
+
+
+def test_findings_say_where_the_bound_says_nothing() -> None:
+    summary = a_summary({"a": [0.5], "b": [0.6]}, traces=("day", "night"))
+    summary["share_of_bound"] = summary["quality_yield"] / np.where(summary["trace"] == "day", 0.9995, 0.9)
+    assert findings(summary)[2:] == [
+        "On day, the bound is above 0.999: a share of it is the quality yield once more."
+    ]
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 from argus_sim.errors import InputError
 from argus_sim.experiment import Experiment
 from argus_sim.experiment.lockfile import make_lock
+from argus_sim.experiment.runner import rehearse
 from argus_sim.experiment.scene import Scene
 from argus_sim.experiment.simulate import simulate
 from argus_sim.trace import Trace, find_trace
@@ -97,6 +98,28 @@ def test_prompts_of_an_experiment_change_what_is_asked_for_and_not_when(tmp_path
     uniform, popular = records
     assert uniform.arrival_s.tolist() == popular.arrival_s.tolist()
     assert uniform.prompt.tolist() != popular.prompt.tolist()
+
+
+def test_bursts_need_more_than_one_window(tmp_path: Path) -> None:
+    made = scene(tmp_path, traces=[STEADY], prompts={"bursts": {"window_s": 90}})
+    with pytest.raises(InputError, match=r"bursts.window_s: 90 s are all of the 120 s of trace 'steady'"):
+        rehearse(made)
+    rehearse(scene(tmp_path, traces=[STEADY], prompts={"bursts": {"window_s": 80}}))
+
+
+@pytest.mark.parametrize(
+    ("cluster", "where"),
+    [
+        ({"faults": [{"kind": "random", "mtbf_s": 9, "mttr_s": 9}, {"kind": "crash", "at_s": 120}]}, "faults.1"),
+        ({"cache": {"trouble": [{"at_s": 200, "for_s": 60}]}}, "cache.trouble.0"),
+    ],
+)
+def test_trouble_comes_before_the_end(tmp_path: Path, cluster: dict[str, object], where: str) -> None:
+    made = scene(tmp_path, traces=[STEADY], cluster=cluster)
+    with pytest.raises(InputError, match=rf"cluster\.{where}\.at_s: is .* every trace has ended by 120 s"):
+        rehearse(made)
+    longer = {**STEADY, "name": "longer", "clip_s": None, "scale_time": 2.0}
+    rehearse(scene(tmp_path, traces=[STEADY, longer], cluster=cluster))
 
 
 def test_a_misspelt_key_of_prompts_is_named(tmp_path: Path) -> None:

@@ -105,6 +105,7 @@ def test_several_keys_and_all_items_of_a_list() -> None:
         ({"key": "profile", "values": {"x": "./a"}}, r"a path in a sweep must be absolute"),
         ({"key": "traces.7.scale_rate", "values": [1]}, r"sweep a=1: traces has items 0 to 0, not '7'"),
         ({"key": "slo.*.x", "values": [1]}, r"sweep a=1: slo is no list"),
+        ({"key": "cluster.faults.*.at_s", "values": [1]}, r"sweep a=1: cluster.faults has no items"),
         ({"key": "slo.multiplier", "values": [1], "policies": ["agrus"]}, r"no policy 'agrus'.*'argus'"),
         ({"key": "policies.1.params.tolerance", "values": [7]}, r"sweep a=7: policies.1.params.tolerance"),
     ],
@@ -115,6 +116,13 @@ def test_what_an_axis_cannot_be(axis: dict[str, Any], message: str) -> None:
         message = message.replace("a=-1", "a=minus")
     with pytest.raises(InputError, match=message):
         check({"a": axis})
+
+
+def test_axes_of_a_grid_set_what_no_other_sets() -> None:
+    axes = {"slo": AXES["slo"], "late": {"key": ["cluster.workers", "slo.multiplier"], "values": [4]}}
+    check({"slo": axes["slo"], "lateness": axes["late"]})
+    with pytest.raises(InputError, match=r"sweep: axes 'slo' and 'lateness' both set slo.multiplier"):
+        check({"slo": axes["slo"], "lateness": axes["late"]}, grid=True)
 
 
 def test_an_axis_is_no_column_of_the_results() -> None:

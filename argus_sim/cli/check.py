@@ -92,6 +92,7 @@ def _check(what: str) -> Found:
 def _yaml(path: Path) -> Found:
     """An experiment, or the specification of a trace."""
     from argus_sim.experiment import Experiment, runner
+    from argus_sim.experiment.basis import unused
     from argus_sim.experiment.scene import Scene
     from argus_sim.experiment.settings import read_yaml
     from argus_sim.trace.arrivals import generate_file
@@ -129,7 +130,8 @@ def _yaml(path: Path) -> Found:
             f"trace {config.name}: {len(trace):,} requests in {duration(trace.duration_s)}, at most "
             f"{peak_per_min:,.1f}/min over 5 min: {peak_per_min / per_min:.2f} x that"
         )
-    return Found("experiment", experiment.name, facts)
+    remarks = dict.fromkeys(remark for each in scenes for remark in unused(each))
+    return Found("experiment", experiment.name, facts, list(remarks))
 
 
 def _profile(profile: Profile) -> Found:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -68,11 +68,14 @@ def compare(
         _rankings(summaries[0], traces, metric or ["quality_yield"], confidence, as_json)
         return
     if policies is None:
-        table = _of_runs(summaries[0], summaries[1], metric, confidence)
+        a, b = summaries
         sides = (str(runs[0]), str(runs[1]))
     else:
-        table = _of_policies(summaries[0], policies, metric, confidence)
+        a, b = _of_policies(summaries[0], policies)
         sides = policies
+    table = _of_runs(a, b, metric, confidence)
+    for note in _not_in_both(a, b):
+        output.remark(f"note: {note}", quiet=quiet)
     table["significant"] = table["difference"].abs() > table["half_width"]
     if as_json:
         output.show_json(
@@ -122,16 +125,28 @@ def _of_runs(a: pd.DataFrame, b: pd.DataFrame, wanted: list[str] | None, confide
     return table[table["metric"].isin(names)].reset_index(drop=True)
 
 
-def _of_policies(
-    summary: pd.DataFrame, policies: tuple[str, str], wanted: list[str] | None, confidence: float
-) -> pd.DataFrame:
-    """The table that :func:`argus_sim.metrics.intervals.compare` makes, of two policies instead of two runs."""
+def _of_policies(summary: pd.DataFrame, policies: tuple[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Two policies' rows as those of one policy in two runs, so that they can be compared like runs."""
     known = list(dict.fromkeys(summary["policy"]))
     for policy in policies:
         if policy not in known:
             raise InputError(f"the run has no policy {policy!r}{did_you_mean(policy, known)}")
     a, b = (summary[summary["policy"] == policy].assign(policy=" - ".join(policies)) for policy in policies)
-    return _of_runs(a, b, wanted, confidence)
+    return a, b
+
+
+def _not_in_both(a: pd.DataFrame, b: pd.DataFrame) -> Iterator[str]:
+    """What one side has and the other has not, so that the comparison leaves it out: a sentence each."""
+    for key, plural in (("policy", "policies"), ("trace", "traces"), ("seed", "seeds")):
+        of_a, of_b = dict.fromkeys(a[key]), dict.fromkeys(b[key])
+        alone = {
+            "A": [str(name) for name in of_a if name not in of_b],
+            "B": [str(name) for name in of_b if name not in of_a],
+        }
+        if any(alone.values()):
+            only = "; ".join(f"only in {side}: {', '.join(names)}" for side, names in alone.items() if names)
+            common = len(of_a) - len(alone["A"])
+            yield f"{common} of {len(of_a | of_b)} {plural} in common; {only}"
 
 
 def _chosen(wanted: list[str] | None, there: list[str]) -> list[str]:
@@ -166,8 +181,9 @@ def _print(table: pd.DataFrame) -> None:
             )
             for row in rows.to_dict("records")
         ]
+        heading = f"{policy} on {trace}, pairs: {rows['pairs'].max()}"
         output.say()
-        output.show(output.grid((f"{policy} on {trace}", "A", "B", "A - B", ""), cells))
+        output.show(output.grid((heading, "A", "B", "A - B", ""), cells))
 
 
 @app.command(
@@ -198,6 +214,8 @@ def table(
     from argus_sim.experiment.results import Results
     from argus_sim.files import write_atomically
 
+    if name is not None and into is None:
+        raise InputError("is the NAME of a place in a document; say with --into in which", where="--name")
     swept = Results.load(run) if run.is_dir() and (run / LOCK).is_file() else None
     if swept is not None and swept.experiment.sweep is not None:
         text = tables.swept_markdown(swept.experiment, swept.summary)

@@ -199,7 +199,7 @@ def fit(
             min=1, help="A Fourier series of this many harmonics instead of steps: the same every period."
         ),
     ] = None,
-    period_s: Annotated[float, typer.Option(help="Of the first harmonic; a day.")] = 86_400.0,
+    period_s: Annotated[float | None, typer.Option(help="Of the first harmonic; a day by default.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Simulations to judge the model by.")] = 5,
     as_json: output.Json = False,
     quiet: output.Quiet = False,

@@ -1,4 +1,4 @@
-"""What a policy is to the engine: three questions that it answers and two things that it hears.
+"""What a policy is to the engine: five questions that it answers and two things that it hears.
 
 The engine is written against these classes; a policy's author imports them from :mod:`argus_sim.policies.base`.
 

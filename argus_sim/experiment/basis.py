@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from argus_sim.experiment import cache_setup
+from argus_sim.experiment.config import Experiment
 from argus_sim.experiment.scene import Scene
 from argus_sim.policies import registry
 from argus_sim.provenance import Provenance
 from argus_sim.simulation.discriminator import RECORDED, DiscriminatorConfig
 from argus_sim.simulation.filling import FillingCacheConfig
+from argus_sim.simulation.network import CacheConfig
 
 
 def provenance_rows(scene: Scene) -> list[tuple[str, str, str]]:
@@ -36,12 +38,7 @@ def provenance_rows(scene: Scene) -> list[tuple[str, str, str]]:
 def assumptions(scene: Scene) -> list[tuple[str, Provenance]]:
     """What the cluster adds to what profile and traces rest on."""
     experiment = scene.experiment
-    kinds = [(p, registry.find(p.name, where=f"policy {p.label!r}")) for p in experiment.policies]
-    judged = [
-        config.label
-        for config, kind in kinds
-        if kind.may_judge(registry.parameters(kind, config.params, where=f"policy {config.label!r}"))
-    ]
+    judged = _cascades(experiment)
     hardware = [
         (f"kind {kind.name}: {table}", part)
         for kind in scene.kinds
@@ -64,3 +61,26 @@ def assumptions(scene: Scene) -> list[tuple[str, Provenance]]:
         f" correlation {config.correlation:g}, {origin}), seed of the run"
     )
     return [*hardware, (what, Provenance(kind="synthetic", source=source))]
+
+
+def unused(scene: Scene) -> list[str]:
+    """What the experiment says of its cluster, and none of its runs looks at."""
+    cluster, found = scene.experiment.cluster, []
+    if cluster.discriminator != DiscriminatorConfig() and not _cascades(scene.experiment):
+        found.append("cluster.discriminator changes nothing: none of the policies is a cascade")
+    warm = isinstance(cluster.cache, CacheConfig) and cluster.cache != CacheConfig()
+    if warm and scene.profile.similarity() is None:
+        found.append(
+            f"cluster.cache changes nothing: profile {scene.profile.name!r} has no similarity table, so no cache"
+        )
+    return found
+
+
+def _cascades(experiment: Experiment) -> list[str]:
+    """Labels of the policies that look at images."""
+    kinds = [(p, registry.find(p.name, where=f"policy {p.label!r}")) for p in experiment.policies]
+    return [
+        config.label
+        for config, kind in kinds
+        if kind.may_judge(registry.parameters(kind, config.params, where=f"policy {config.label!r}"))
+    ]

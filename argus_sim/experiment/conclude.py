@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from argus_sim import metrics
-from argus_sim.experiment.basis import provenance_rows
+from argus_sim.experiment.basis import provenance_rows, unused
 from argus_sim.experiment.config import Experiment
 from argus_sim.experiment.scene import Scene
 from argus_sim.experiment.sections import TraceConfig
@@ -48,7 +48,7 @@ def conclude(
         caches=[(trace.name, *_cache(experiment, out, trace)) for trace in experiment.traces]
         if isinstance(experiment.cluster.cache, FillingCacheConfig)
         else (),
-        notes=[experiment.description] if experiment.description else [],
+        notes=[*([experiment.description] if experiment.description else []), *unused(scene)],
     )
 
 

@@ -17,7 +17,7 @@ from argus_sim.core.catalog import Catalog, Kind
 from argus_sim.core.policy import Policy, Setup
 from argus_sim.errors import InputError
 from argus_sim.experiment.config import Experiment, expand
-from argus_sim.experiment.sections import PerfectPredictor, PolicyConfig, TraceConfig
+from argus_sim.experiment.sections import PerfectPredictor, PolicyConfig, ProfileConfig, TraceConfig
 from argus_sim.importers import import_trace
 from argus_sim.policies import registry
 from argus_sim.profile import Profile
@@ -202,12 +202,8 @@ def _original(experiment: Experiment, where: str) -> Profile:
     """The experiment's profile before any changes."""
     if isinstance(experiment.profile, str):
         return _load_profile(str(expand(experiment.profile, where=where)))
-    config = experiment.profile
-    options = {
-        key: str(expand(value, where=where)) if isinstance(value, str) else value
-        for key, value in config.options.items()
-    }
-    return _import_profile(config.format, str(expand(config.file, where=where)), tuple(sorted(options.items())))
+    config = experiment.profile.with_paths(lambda file, _: str(expand(file, where=where)))
+    return _import_profile(config.model_dump_json())  # as text: options may be lists and mappings
 
 
 @lru_cache(maxsize=8)
@@ -216,8 +212,9 @@ def _load_profile(name_or_path: str) -> Profile:
 
 
 @lru_cache(maxsize=8)
-def _import_profile(format: str, file: str, options: tuple[tuple[str, object], ...]) -> Profile:
-    profile: Profile = import_profile(format, file, **dict(options))
+def _import_profile(text: str) -> Profile:
+    config = ProfileConfig.model_validate_json(text)
+    profile: Profile = import_profile(config.format, config.file, **config.options)
     return profile
 
 

@@ -1,7 +1,8 @@
-"""The sections of an experiment's YAML, one class each; :mod:`argus_sim.experiment` puts them together."""
+"""The sections of an experiment's YAML, one class each; :mod:`argus_sim.experiment.config` puts them together."""
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, Self
@@ -94,6 +95,10 @@ class TraceConfig(Section):
             raise ValueError("format says how a file is read, and this trace has none")
         if self.options and self.format is None:
             raise ValueError("options are those of a format; name it, or leave them out")
+        if self.scale_rate is not None and self.peak is not None and self.peak.by == "rate":
+            raise ValueError(
+                "peak (by: rate) scales the rate to the cluster, whatever scale_rate is; leave one out"
+            )
         return self
 
     def parts(self) -> Iterator[TraceConfig]:
@@ -270,6 +275,10 @@ class Cluster(Section):
     @model_validator(mode="after")
     def _workers_exist(self) -> Self:
         for fault in self.faults:
+            if fault.workers == ():
+                raise ValueError(
+                    f"a {fault.kind} fault names no worker; leave workers out, and it hits all of them"
+                )
             named = fault.workers or ()
             for worker in named:
                 if not 0 <= worker < self.workers:
@@ -357,6 +366,17 @@ class Sweep(Section):
 
     axes: Annotated[dict[Name, Axis], Field(min_length=1)]
     grid: bool = False
+
+    @model_validator(mode="after")
+    def _keys_differ(self) -> Self:
+        pairs = itertools.combinations(self.axes.items(), 2) if self.grid else ()
+        for (first, earlier), (second, later) in pairs:
+            both = [key for key in earlier.keys if key in later.keys]
+            if both:
+                raise ValueError(
+                    f"axes {first!r} and {second!r} both set {both[0]}: at a point of the grid one is lost"
+                )
+        return self
 
     @model_validator(mode="after")
     def _columns(self) -> Self:

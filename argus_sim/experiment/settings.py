@@ -47,7 +47,7 @@ def put(data: dict[str, Any], key: str, value: Any, *, where: str) -> None:
     """Set the value at a path like ``cluster.workers`` or ``policies.0.params.tolerance``; ``*`` is every item.
 
     Raises:
-        InputError: There is no such item, or something on the way is a value.
+        InputError: There is no such item, ``*`` stands for none, or something on the way is a value.
     """
     head, star, rest = key.partition(".*.")
     if star:
@@ -56,6 +56,8 @@ def put(data: dict[str, Any], key: str, value: Any, *, where: str) -> None:
             at = at.get(part) if isinstance(at, dict) else None
         if not isinstance(at, list):
             raise InputError(f"{head} is no list", where=where)
+        if not at:
+            raise InputError(f"{head} has no items, so {key} sets nothing", where=where)
         for index in range(len(at)):
             put(data, f"{head}.{index}.{rest}", value, where=where)
         return

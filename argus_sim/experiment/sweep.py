@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from argus_sim import metrics
-from argus_sim.experiment.basis import provenance_rows
+from argus_sim.experiment.basis import provenance_rows, unused
 from argus_sim.experiment.config import Experiment
 from argus_sim.experiment.scene import Scene
 from argus_sim.files import write_atomically
@@ -65,7 +65,10 @@ def conclude(
         axes=stories,
         case="case",
         facts=_facts(experiment, scenes),
-        notes=[experiment.description] if experiment.description else [],
+        notes=[
+            *([experiment.description] if experiment.description else []),
+            *dict.fromkeys(remark for scene in scenes.values() for remark in unused(scene)),
+        ],
     )
     return summary
 

@@ -60,8 +60,13 @@ def read_windows(path: Path, model: str | None) -> Windows:
     """The windows in a Parquet table, a client's file, or a folder of clients' files.
 
     Raises:
-        InputError: No such file, a missing column, or a distribution that is neither Gamma nor Weibull.
+        InputError: No such file, a missing column, a model chosen where files do not name theirs, or a
+            distribution that is neither Gamma nor Weibull.
     """
+    if model is not None and path.suffix != ".parquet":
+        raise InputError(
+            "clients' files are of one model and do not say which; leave model= out", where=str(path)
+        )
     table = _table(path, model) if path.suffix == ".parquet" else _chunks(path)
     table = table.sort_values(["start_s", "client"], kind="stable", ignore_index=True)
     used = table[(table["rate_rps"] > 0) & (table["dist"] != "")]

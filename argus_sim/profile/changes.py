@@ -43,7 +43,8 @@ class ProfileChanges(BaseModel):
         load_factor: All model loads take this many times as long.
         batching: Replaces what the profile says of batches larger than one.
         quality_spread: How much prompts differ in what an approximation costs them, over what the profile says: 0
-            makes all prompts lose the mean of their variant.
+            makes all prompts lose the mean of their variant. The mean stays, unless a factor above 1 would take
+            prompts below a quality of 0: they get 0, the mean rises, and the provenance says of how many.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,8 +74,10 @@ class ProfileChanges(BaseModel):
                 f"batches of up to {self.batching.largest} with a gain of {self.batching.gain:g}"
             )
         if self.quality_spread != 1.0:
-            tables["quality"] = _spread(profile, tables["quality"], self.quality_spread)
+            tables["quality"], cut = _spread(profile, tables["quality"], self.quality_spread)
             done["quality"] = [f"spread of quality over prompts x {self.quality_spread:g}"]
+            if cut:
+                done["quality"].append(f"{cut} qualities that would be below 0 are 0, which raises their mean")
         if not done:
             return profile
         manifest = profile.manifest.model_copy(
@@ -119,13 +122,18 @@ def _batched(latency: pd.DataFrame, batching: Batching) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _spread(profile: Profile, quality: pd.DataFrame, factor: float) -> pd.DataFrame:
-    """Scale each prompt's deviation from its variant's mean quality relative to the base; the base stays."""
+def _spread(profile: Profile, quality: pd.DataFrame, factor: float) -> tuple[pd.DataFrame, int]:
+    """Scale each prompt's deviation from its variant's mean quality relative to the base; the base stays.
+
+    Returns:
+        The table, and how many qualities would have fallen below 0.
+    """
     to_base = profile.quality_relative_to_base()
     mean = np.nanmean(to_base, axis=0)
     base = profile.quality()[:, [profile.base]]
+    scaled = mean + factor * (to_base - mean)
     shift = pd.DataFrame(
-        (np.maximum(mean + factor * (to_base - mean), 0.0) - to_base) * base,
+        (np.maximum(scaled, 0.0) - to_base) * base,
         index=pd.Index(profile.prompts, name="prompt"),
         columns=pd.Index([v.name for v in profile.variants], name="variant"),
     )
@@ -134,4 +142,4 @@ def _spread(profile: Profile, quality: pd.DataFrame, factor: float) -> pd.DataFr
     moved = shift.stack().reindex(by_row).to_numpy()
     score = quality["score"].to_numpy() + np.where(primary, moved, 0.0)
     # Several seeds of a prompt are moved together; one of them may fall below 0.
-    return quality.assign(score=np.maximum(score, 0.0))
+    return quality.assign(score=np.maximum(score, 0.0)), int((scaled < 0.0).sum())

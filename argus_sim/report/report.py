@@ -163,7 +163,8 @@ def headline_html(summary: pd.DataFrame) -> str:
 def findings(summary: pd.DataFrame) -> list[str]:
     """A sentence per trace: which policy has the highest quality yield, and whether the next is truly behind.
 
-    The comparison is paired by seed, so that it is about the policies and not about the luck of a seed.
+    The comparison is paired by seed, so that it is about the policies and not about the luck of a seed. Another
+    sentence names the traces on which the bound tells nothing.
     """
     metric = METRICS["quality_yield"]
     sentences = []
@@ -191,6 +192,13 @@ def findings(summary: pd.DataFrame) -> list[str]:
         else:
             by = f"{ahead.mean:.4f} ± {ahead.half_width:.4f} over {ahead.n} paired seeds"
             sentences.append(f"{first}, but {ranked[1]} cannot be told from it: the difference is {by}.")
+    if "share_of_bound" in summary:
+        bound = (
+            (summary["quality_yield"] / summary["share_of_bound"]).groupby(summary["trace"], sort=False).mean()
+        )
+        if full := [str(trace) for trace in bound.index[bound > 0.999]]:
+            on = ", ".join(full) if len(full) <= 6 else f"{len(full)} of {len(bound)}"
+            sentences.append(f"On {on}, the bound is above 0.999: a share of it is the quality yield once more.")
     return sentences
 
 

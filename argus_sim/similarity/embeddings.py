@@ -137,7 +137,7 @@ def hashed(texts: Sequence[str]) -> Embeddings:
         HASHED,
         tuple(texts),
         np.asarray(normalize(vectors), dtype=np.float32),
-        (Provenance(kind="synthetic", source="argus_sim.embeddings.hashed: hashed words and character n-grams"),),
+        (Provenance(kind="synthetic", source="argus_sim.similarity.hashed: hashed words and character n-grams"),),
     )
 
 

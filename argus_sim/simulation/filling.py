@@ -23,6 +23,7 @@ from argus_sim.domain import CacheHit
 from argus_sim.record import CacheRecord
 from argus_sim.simulation.environment import Tick
 from argus_sim.simulation.network import Answers, Link, LookUpTimes, Positive
+from argus_sim.textfile import COLUMN, check_column
 
 
 class _Section(BaseModel):
@@ -40,12 +41,13 @@ class WarmUp(_Section):
 
     requests: Annotated[int, Field(ge=1)] | None = None
     file: str | None = None
-    column: str = "prompt"
+    column: str = COLUMN
 
     @model_validator(mode="after")
     def _one(self) -> Self:
         if (self.requests is None) == (self.file is None):
             raise ValueError("warm_up needs one of requests and file")
+        check_column(self.column, self.file)
         return self
 
 

@@ -6,11 +6,11 @@ Here are a cache that is always warm and what it shares with one that fills (:mo
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from argus_sim.domain import CacheHit
 
@@ -45,6 +45,15 @@ class Answers(BaseModel):
     latency_cv: NonNegative = 0.0
     timeout_s: Positive = 1.0
     trouble: tuple[CacheTrouble, ...] = ()
+
+    @model_validator(mode="after")
+    def _answers_in_time(self) -> Self:
+        if not self.latency_cv and self.latency_s > self.timeout_s:
+            raise ValueError(
+                f"latency_s is {self.latency_s:g} s, above the {self.timeout_s:g} s of timeout_s: "
+                "every look-up would be a miss"
+            )
+        return self
 
 
 class CacheConfig(Answers):
@@ -98,7 +107,7 @@ class SimulatedCache:
         self._deepest = deepest
         self._times = LookUpTimes(config, rng)
         #: True when every answer takes ``latency_s``.
-        self.constant = not config.trouble and not config.latency_cv and config.latency_s <= config.timeout_s
+        self.constant = not config.trouble and not config.latency_cv
 
     def answer(self, now: float, prompt: int) -> CacheHit:
         """What the cache says of a prompt asked now, and how long that takes (``latency_s`` of the answer)."""

@@ -1,9 +1,9 @@
 """Synthetic arrivals: each kind is one class here, and its fields are what the YAML may say.
 
-Every kind is a Poisson process with a rate that varies in time, sampled exactly and without a time step: the
-number of arrivals in a stretch is a Poisson variable of the area under its rate, and their times come from
-inverting that area (from thinning, where it has no inverse). Rates are images per minute, as in the reports;
-times are seconds.
+Every kind but ``fitted`` (:mod:`argus_sim.trace.fitted`, whose gaps may cluster) is a Poisson process with a rate
+that varies in time, sampled exactly and without a time step: the number of arrivals in a stretch is a Poisson
+variable of the area under its rate, and their times come from inverting that area (from thinning, where it has no
+inverse). Rates are images per minute, as in the reports; times are seconds.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ def minute_counts(times: Floats, duration_s: float, width_s: float = 60.0) -> Fl
 
 
 def fit(
-    trace: Trace, *, steps: int | None = None, harmonics: int | None = None, period_s: float = DAY_S
+    trace: Trace, *, steps: int | None = None, harmonics: int | None = None, period_s: float | None = None
 ) -> Fitted:
     """A model of a trace.
 
@@ -123,20 +123,24 @@ def fit(
         trace: At least ten minutes and a hundred arrivals.
         steps: Number of steps of the rate; by default the fewest that reproduce the trace.
         harmonics: Of ``period_s``, instead of steps.
-        period_s: At least ten minutes, and no longer than the trace.
+        period_s: Of the first harmonic; a day by default. At least ten minutes, and no longer than the trace.
 
     Raises:
-        InputError: The trace is too short, ``steps`` or ``harmonics`` is below 1, or both are given.
+        InputError: The trace is too short, ``steps`` or ``harmonics`` is below 1, both are given, or ``period_s``
+            without ``harmonics``.
     """
     if trace.duration_s < 600 or len(trace) < 100:
         found = f"{len(trace)} arrivals in {trace.duration_s:g} s"
         raise InputError(f"a fit needs 100 arrivals in 600 s, found {found}", where=f"trace {trace.name!r}")
     if steps is not None and steps < 1:
         raise InputError(f"steps must be at least 1, found {steps}")
+    if period_s is not None and harmonics is None:
+        raise InputError("period_s is that of harmonics, and steps have none; say how many harmonics")
     recorded = Measures.of(trace.arrival_s, trace.duration_s)
     if harmonics is not None:
         if steps is not None:
             raise InputError("a rate has steps or harmonics, not both")
+        period_s = DAY_S if period_s is None else period_s
         level, waves = series(minute_counts(trace.arrival_s, trace.duration_s), harmonics, period_s)
         return _completed(
             trace,
@@ -229,7 +233,7 @@ def write_model(path: Path, name: str, model: Fitted, trace: Trace, quality: Qua
         f"{got[key]:.4g} (recorded {recorded[key]:.4g})" for key in ("dispersion_index_per_min", "peak_to_mean")
     )
     how = (
-        f"argus_sim.fit: {_rate_words(model)}; dispersion index {dispersion}, peak to mean {peak}, "
+        f"argus_sim.trace.fit: {_rate_words(model)}; dispersion index {dispersion}, peak to mean {peak}, "
         f"autocorrelation within {quality.acf_difference:.2g} at 1 to {LAGS} min, "
         f"means of {quality.seeds} simulations"
     )

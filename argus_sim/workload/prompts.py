@@ -17,6 +17,7 @@ from scipy.optimize import minimize_scalar
 
 from argus_sim.errors import InputError
 from argus_sim.profile import Profile
+from argus_sim.textfile import COLUMN, check_column
 from argus_sim.trace import Trace
 from argus_sim.trace.trace import Floats
 
@@ -88,8 +89,13 @@ class Recorded(_Section):
     """
 
     file: str | None = None
-    column: str = "prompt"
+    column: str = COLUMN
     start: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _column_of_a_table(self) -> Self:
+        check_column(self.column, self.file)
+        return self
 
 
 @dataclass(frozen=True)
@@ -169,7 +175,7 @@ class PromptsConfig(_Section):
             int64[arrivals], indices of prompts.
 
         Raises:
-            InputError: ``zipf: trace`` and a trace without prompts.
+            InputError: ``zipf: trace`` and a trace without prompts, or a single window of ``bursts``.
         """
         exponent = self.zipf if isinstance(self.zipf, float | int) else _fitted_exponent(trace)
         weight = np.arange(1.0, len(test) + 1) ** -exponent
@@ -184,6 +190,13 @@ class PromptsConfig(_Section):
             tilt += self.drift.strength * np.sin(2.0 * np.pi * trace.arrival_s / self.drift.period_s)
         if self.bursts is not None:
             start_s, load = trace.rate(self.bursts.window_s)
+            if len(load) < 2:
+                found = (
+                    f"{self.bursts.window_s:g} s are all of the {trace.duration_s:g} s of trace {trace.name!r}"
+                )
+                raise InputError(
+                    f"{found}: no window has a higher load than others", where="prompts.bursts.window_s"
+                )
             spread = float(np.std(load))
             if spread > 0:
                 at = np.searchsorted(start_s, trace.arrival_s, side="right") - 1

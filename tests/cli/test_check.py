@@ -46,6 +46,20 @@ def test_validate_says_how_much_an_experiment_is(finished: Path, call: Callable[
     assert "2 workers serve 45.0 images/min at the base variant; the SLO is 12 s" in said
 
 
+def test_validate_names_what_changes_nothing(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["validate", str(finished / "small.yaml")]) == 0
+    assert capsys.readouterr().err == ""
+    text = (finished / "small.yaml").read_text()
+    path = finished / "judged.yaml"
+    path.write_text(text.replace("workers: 2", "workers: 2\n  discriminator: {correlation: 0.9}"))
+    assert main(["validate", str(path)]) == 0
+    path.unlink()
+    said = "note: cluster.discriminator changes nothing: none of the policies is a cascade\n"
+    assert capsys.readouterr().err == said
+
+
 def test_policies_lists_all_with_their_parameters(call: Callable[..., str], call_json: Any) -> None:
     said = call("policies")
     got = call_json("policies")

@@ -35,6 +35,7 @@ def test_comparing_two_runs(tmp_path: Path, call: Callable[..., str], call_json:
     assert q["difference"] == pytest.approx(0.0)
     assert q["significant"] is False
     said = call("compare", a, b)
+    assert "p on t, pairs: 3" in said
     assert re.search(r"quality yield +0.800 +0.703 +0.097 ± 0.014 +\*", said)
     assert re.search(r"quality yield +0.600 +0.600 +0.000 ± 0.248 *$", said, re.MULTILINE)
 
@@ -67,6 +68,19 @@ def test_comparing_with_one_seed_says_that_there_is_no_interval(
     out, err = capsys.readouterr()
     assert re.search(r"0.100 *$", out, re.MULTILINE)
     assert err == "note: with one common seed there is no interval\n"
+
+
+def test_comparing_says_what_is_not_in_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a = write_summary(tmp_path / "a", {"p": [0.9, 0.7, 0.8, 0.8, 0.9], "q": [0.5], "r": [0.5]})
+    b = write_summary(tmp_path / "b", {"p": [0.8, 0.6, 0.7], "q": [0.6]})
+    assert main(["compare", str(a), str(b)]) == 0
+    notes = capsys.readouterr().err.splitlines()
+    assert notes[:2] == [
+        "note: 2 of 3 policies in common; only in A: r",
+        "note: 3 of 5 seeds in common; only in A: 3, 4",
+    ]
+    assert main(["compare", str(b), str(b)]) == 0
+    assert "in common;" not in capsys.readouterr().err
 
 
 def test_comparing_chosen_metrics(finished: Path, call_json: Any) -> None:
@@ -149,3 +163,5 @@ def test_a_table_needs_its_place(finished: Path, tmp_path: Path, capsys: pytest.
     assert "has no place marked <!-- out table -->" in capsys.readouterr().err
     assert main(["table", str(finished / "out"), "--into", str(tmp_path / "nowhere.md")]) == 2
     assert "no such file" in capsys.readouterr().err
+    assert main(["table", str(finished / "out"), "--name", "small"]) == 2
+    assert "--name: is the NAME of a place in a document; say with --into" in capsys.readouterr().err
