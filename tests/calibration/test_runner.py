@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,10 +23,11 @@ from argus_sim.profile import Profile
 from calibration.approximations import Run
 from calibration.cli import main
 from calibration.latency import Workload
-from calibration.measure import carry_out, prepare, seconds_of
+from calibration.measure import carry_out, prepare
 from calibration.plan import Cell
 from calibration.progress import Silent
 from calibration.store import Store
+from calibration.wishes import Wishes, seconds_of
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("diffusers", reason="diffusers is not installed")
@@ -68,7 +70,7 @@ def test_the_manifest_says_how_and_where(done: Path) -> None:
     assert {"text_s", "step_s", "vae_s", "total_s"} <= set(details["models"]["big"]["parts_s"])
     skipping = details["models"]["big"]["skipping_predicted"]
     assert set(skipping) == {"big/ac-3", "big/ac-6"}
-    assert all(values["runs"] == 5 and values["ratio"] > 0 for values in skipping.values())
+    assert all(values["runs"] == 6 and values["ratio"] > 0 for values in skipping.values())
     assert details["drift"]["ratio"] > 0
     assert details["models"]["big"]["parameters"]["unet"] > 0
     assert details["models"]["big"]["dtype"] == "fp32"
@@ -115,6 +117,35 @@ def test_contact_sheets_are_pictures(done: Path) -> None:
     assert len(sheets) == 1
     assert sheets[0].read_bytes().startswith(b"\x89PNG")
     assert not (done.with_name("tiny.run") / "work").exists()
+
+
+def test_a_run_goes_on_without_its_options_and_with_no_other_weights(
+    done: Path, zoo: Path, tmp_path: Path
+) -> None:
+    out, run = tmp_path / "tiny", tmp_path / "tiny.run"
+    shutil.copytree(done, out)
+    shutil.copytree(done.with_name("tiny.run"), run)
+    before = cells(out)
+    outcome = calibrate(Wishes(out=out, resume=True, sheets=1))
+    assert cells(out) == before
+    assert outcome.assembled.profile.digest() == Profile.load(done).digest()
+    assert (len(outcome.sheets), outcome.remark) == (1, "")
+    outcome = calibrate(Wishes(out=out, resume=True, sheets=2))
+    assert "1 contact sheets lack images" in outcome.remark
+    with pytest.raises(InputError, match="--zoo: the run that goes on is of 'sd', not 'shapes'"):
+        calibrate(Wishes(out=out, resume=True, zoo="shapes"))
+    other = Wishes(out=out, resume=True, models=(f"big={zoo / 'small'}", f"small={zoo / 'small'}"))
+    with pytest.raises(InputError, match=r"other settings \(weights of big: '\w+' then, '\w+' now\)"):
+        calibrate(other)
+    # A run of before weights were told apart.
+    for file in [run / "plan.json", *run.glob("cells/load--*.json")]:
+        told = json.loads(file.read_text())
+        file.write_text(json.dumps({k: v for k, v in told.items() if k not in ("folders", "weights")}))
+    assert calibrate(other).finished
+
+
+def test_no_time_for_a_latency_is_no_time(zoo: Path, tmp_path: Path) -> None:
+    assert prepare(wishes(zoo, tmp_path / "x", cell_seconds=0.0), lambda text: None).settings.cell_seconds == 0.0
 
 
 def test_a_stopped_run_goes_on_where_it_was(zoo: Path, tmp_path: Path) -> None:
@@ -318,6 +349,8 @@ def test_quality_only_has_a_rough_latency_and_says_so(zoo: Path, tmp_path: Path)
         ({"approximations": ("huge/ac-3",)}, "model 'huge' is not among --models"),
         ({"approximations": ("ac-3+steps-6",)}, "full schedule only"),
         ({"latency_only": True, "quality_only": True}, "leave nothing to do"),
+        ({"random_weights": True}, "--random-weights: builds models .* but big would be read from a folder"),
+        ({"embedding": "clip"}, "--embedding: clip is the shapes zoo's own"),
         ({"metric": "clip_scor"}, "did you mean 'clip_score'"),
         ({"dtype": "fp8"}, "no dtype 'fp8'"),
         ({"batch_sizes": (0,)}, "start at 1"),
@@ -343,9 +376,9 @@ def test_the_command_line_prints_a_plan_and_stops(zoo: Path, tmp_path: Path, cap
     arguments.remove("--quiet")
     assert main([*arguments, "--plan-only"]) == 0
     captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "big, big/ac-3, big/steps-6" in captured.err
-    assert "a rough guess" in captured.err
+    assert "big, big/ac-3, big/steps-6" in captured.out
+    assert "a rough guess" in captured.out
+    assert "big" not in captured.err
     assert not (tmp_path / "x.run").exists()
 
 
