@@ -367,7 +367,9 @@ def cache_log(
     log: Annotated[Path, typer.Argument(help="CSV with the columns Scores, Queries, Caches.")],
     embedding: Annotated[str, typer.Option(help="hashed, or a file that embed made of the log.")] = "hashed",
     fit_rows: Annotated[int, typer.Option(help="Fit to this many rows from the start.", min=100)] = 10_000,
-    scale: Annotated[Path | None, typer.Option(help="Write the scale to this JSON file.")] = None,
+    scale: Annotated[
+        Path | None, typer.Option(help="Write the scale to this JSON file; no experiment reads it.")
+    ] = None,
     seeds: Annotated[int, typer.Option(help="Replays, each with quantiles of its own.", min=1)] = 3,
     as_json: output.Json = False,
 ) -> None:
