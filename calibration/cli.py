@@ -15,9 +15,10 @@ import typer
 
 from argus_sim.cli import output
 from argus_sim.errors import InputError
+from calibration.given import refuse_ignored
 
 if TYPE_CHECKING:
-    from calibration.measure import Wishes
+    from calibration.wishes import Wishes
 
 app = typer.Typer(
     name="argus-calibrate",
@@ -33,6 +34,9 @@ app = typer.Typer(
         "argus-calibrate report shapes-cpu --out report.html",
     ),
 )
+
+
+_EMBEDDINGS = "ngrams, minilm, minilm=FOLDER, clip=FOLDER; clip is the shapes zoo's."
 
 
 def _items(text: str | None) -> tuple[str, ...]:
@@ -51,7 +55,9 @@ def measure(
     context: typer.Context,
     gpu: Annotated[int | None, typer.Option(help="Number of the GPU.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N, or meta: compare sizes only.")] = None,
-    zoo: Annotated[str, typer.Option(help="sd: public models; shapes: small ones that come with this.")] = "sd",
+    zoo: Annotated[
+        str | None, typer.Option(help="sd, the default: public models; shapes: small ones that come with this.")
+    ] = None,
     models: Annotated[
         str | None, typer.Option(help="NAME or NAME=FOLDER, comma-separated; first is base.")
     ] = None,
@@ -65,16 +71,18 @@ def measure(
     batch_sizes: Annotated[str | None, typer.Option(help="E.g. 1,2,4,8.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps, but for few-step models.")] = None,
     prompts: Annotated[str | None, typer.Option(help="How many to write, or a file.")] = None,
-    seeds: Annotated[int, typer.Option(help="Images per prompt and variant.")] = 2,
+    seeds: Annotated[int | None, typer.Option(help="Images per prompt and variant; 2 by default.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of a CPU; all by default.", min=1)] = None,
     dtype: Annotated[str | None, typer.Option(help="half (each model's own), fp16, bf16 or fp32.")] = None,
     scorers: Annotated[
         str | None, typer.Option(help="clip, pickscore, imagereward, hpsv2, or NAME=FOLDER; comma-separated.")
     ] = None,
     metric: Annotated[str | None, typer.Option(help="The score that ratios are formed from.")] = None,
-    embedding: Annotated[str, typer.Option(help="ngrams, minilm, clip; minilm=FOLDER.")] = "ngrams",
+    embedding: Annotated[str | None, typer.Option(help=f"Of prompts: {_EMBEDDINGS} By default ngrams.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the profile.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out; other options are as they were.")
+    ] = False,
     latency_only: Annotated[bool, typer.Option("--latency-only", help="No images are rated.")] = False,
     quality_only: Annotated[bool, typer.Option("--quality-only", help="No precise latency.")] = False,
     budget: Annotated[str | None, typer.Option(help="Stop after this long: 90s, 30m, 1h30m.")] = None,
@@ -90,9 +98,10 @@ def measure(
     Without a command: load what weights there are, time every variant, rate its images, and write the folder.
     A run that was stopped goes on with --resume.
     """
+    refuse_ignored(context)
     if context.invoked_subcommand is not None:
         return
-    from calibration.measure import Wishes, seconds_of
+    from calibration.wishes import Wishes, seconds_of
 
     wishes = Wishes(
         zoo=zoo,
@@ -128,10 +137,11 @@ def measure(
 def _compare_sizes(wishes: Wishes) -> None:
     from calibration.measure import compare_sizes
     from calibration.pipelines import need_torch
+    from calibration.wishes import DEFAULT_ZOO
     from calibration.zoo import select
 
     need_torch()
-    rows, agree = compare_sizes(select(wishes.zoo, wishes.models))
+    rows, agree = compare_sizes(select(wishes.zoo or DEFAULT_ZOO, wishes.models))
     headings = ("model", "component", "parameters", "published", "")
     cells = [
         (model, part, f"{counted:,}", text, "agrees" if ok else "differs")
@@ -153,7 +163,7 @@ def _measure(wishes: Wishes, *, plan_only: bool, quiet: bool) -> None:
     prepared = prepare(wishes, remark)
     lines, _ = plan_text(prepared, wishes.budget_s)
     for line in lines:
-        remark(line)
+        (output.say if plan_only else remark)(line)
     if plan_only:
         return
     store = Store(prepared.out)
@@ -175,6 +185,8 @@ def _measure(wishes: Wishes, *, plan_only: bool, quiet: bool) -> None:
         output.remark(f"the budget is spent: {len(store.done())} of {cells} cells are done; go on with --resume")
     for sheet in outcome.sheets:
         remark(f"contact sheet: {sheet}")
+    if outcome.remark:
+        remark(f"note: {outcome.remark}")
     profile = outcome.assembled.profile
     output.say(
         f"{prepared.out}  {len(profile.variants)} variants, {len(profile.prompts)} prompts  {profile.digest()}"
@@ -289,7 +301,7 @@ def diff(a: Shipped, b: Shipped, as_json: output.Json = False) -> None:
 def fit(
     profile: Shipped,
     out: Annotated[Path | None, typer.Option(help="Folder for predictor.npz, fit.json and the diagram.")] = None,
-    embedding: Annotated[str, typer.Option(help="ngrams, minilm, clip; minilm=FOLDER.")] = "ngrams",
+    embedding: Annotated[str, typer.Option(help=f"Of prompts: {_EMBEDDINGS}")] = "ngrams",
     tolerance: Tolerance = 0.05,
     as_json: output.Json = False,
 ) -> None:
@@ -337,13 +349,15 @@ def fit(
 def embed(
     texts: Annotated[list[str], typer.Argument(help="Profiles, .txt files (a text per line) or .csv files.")],
     out: Annotated[Path, typer.Option(help="The Parquet file.")],
-    column: Annotated[list[str], typer.Option(help="Columns of the .csv files that hold texts.")] = ["prompt"],  # noqa: B006
+    column: Annotated[
+        list[str] | None, typer.Option(help="Columns of the .csv files that hold texts; prompt by default.")
+    ] = None,
     embedding: Annotated[str, typer.Option(help="minilm or minilm=FOLDER.")] = "minilm",
 ) -> None:
     """Make the sentence embeddings that a simulated cache reads: cluster.cache.embeddings of an experiment."""
     from calibration.embed import make, texts_of
 
-    made = make(texts_of(texts, column), embedding)
+    made = make(texts_of(texts, column or ()), embedding)
     made.save(out)
     output.say(f"{out}  {len(made.texts)} texts, {made.vectors.shape[1]} dimensions")
 
@@ -353,7 +367,9 @@ def cache_log(
     log: Annotated[Path, typer.Argument(help="CSV with the columns Scores, Queries, Caches.")],
     embedding: Annotated[str, typer.Option(help="hashed, or a file that embed made of the log.")] = "hashed",
     fit_rows: Annotated[int, typer.Option(help="Fit to this many rows from the start.", min=100)] = 10_000,
-    scale: Annotated[Path | None, typer.Option(help="Write the scale to this JSON file.")] = None,
+    scale: Annotated[
+        Path | None, typer.Option(help="Write the scale to this JSON file; no experiment reads it.")
+    ] = None,
     seeds: Annotated[int, typer.Option(help="Replays, each with quantiles of its own.", min=1)] = 3,
     as_json: output.Json = False,
 ) -> None:

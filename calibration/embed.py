@@ -19,10 +19,16 @@ def texts_of(sources: Sequence[str], columns: Sequence[str]) -> list[str]:
 
     Args:
         sources: Names or folders of profiles, ``.txt`` files with a text per line, ``.csv`` files.
-        columns: Which columns of the ``.csv`` files.
+        columns: Which columns of the ``.csv`` files; without any, ``prompt``.
+
+    Raises:
+        InputError: A source is not to be read, or columns are named where no ``.csv`` file is.
     """
     from argus_sim.profile import Profile
 
+    if columns and not any(Path(source).suffix == ".csv" for source in sources):
+        raise InputError(f"only .csv files have columns, and {', '.join(sources)} is none", where="--column")
+    columns = columns or ("prompt",)
     found: set[str] = set()
     for source in sources:
         path = Path(source)

@@ -24,7 +24,8 @@ from argus_sim.errors import InputError
 from argus_sim.files import write_atomically
 from argus_sim.profile import Profile
 from argus_sim.report.plot_style import head, save, styled
-from calibration.text import embed
+from calibration.text import check_clip, embed
+from calibration.zoo import ZOOS
 
 Floats = npt.NDArray[np.float64]
 
@@ -139,11 +140,12 @@ def fit(profile: Profile, *, embedding: str = "ngrams", tolerance: float = 0.05)
 
     Args:
         profile: One with quality.
-        embedding: ``ngrams``, ``minilm`` or ``minilm=FOLDER``.
+        embedding: As :func:`calibration.text.embedder` knows it; ``clip`` for the shapes zoo only.
         tolerance: Relative quality that may be lost against the best level of the ladder.
     """
     if not 0.0 <= tolerance < 1.0:
         raise InputError(f"must be in [0, 1), not {tolerance}", where="--tolerance")
+    check_clip(embedding, ours=set(profile.models) <= {entry.name for entry in ZOOS["shapes"]})
     quality = profile.relative_quality()
     whole = np.isfinite(quality).all(axis=1)
     train = np.flatnonzero(profile.is_train & whole)

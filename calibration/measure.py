@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pandas as pd
 
@@ -15,47 +15,19 @@ from argus_sim.errors import InputError, did_you_mean
 from calibration import estimate, scorers
 from calibration.assemble import Assembled, assemble
 from calibration.hardware import Hardware, describe, resolve_device
-from calibration.pipelines import DTYPES, check_parameters, need_torch
+from calibration.pipelines import DTYPES, check_parameters, need_torch, precision
 from calibration.plan import CHUNK, Plan, Settings, estimate_s, make_plan, prompts_digest
 from calibration.progress import Progress
 from calibration.prompts import DEFAULT_NUMBER, read_prompts
 from calibration.quality import contact_sheet
 from calibration.runner import Calibration
-from calibration.store import Store
-from calibration.text import neighbours
-from calibration.weights import Weights, locate
-from calibration.zoo import SHAPES, ZooModel, select
+from calibration.store import OK, Store
+from calibration.text import DEFAULT_EMBEDDING, check_clip, neighbours
+from calibration.weights import Weights, fingerprint, locate
+from calibration.wishes import DEFAULT_ZOO, Wishes, as_begun, models_of
+from calibration.zoo import SHAPES, ZOOS, ZooModel, select
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """The command line's options; None is "choose for me"."""
-
-    zoo: str = "sd"
-    models: tuple[str, ...] = ()
-    weights: Path | None = None
-    gpu: int | None = None
-    device: str | None = None
-    threads: int | None = None
-    dtype: str | None = None
-    prompts: str | None = None
-    approximations: tuple[str, ...] = ()
-    batch_sizes: tuple[int, ...] = ()
-    steps: int | None = None
-    seeds: int = 2
-    scorers: tuple[str, ...] = ()
-    metric: str | None = None
-    embedding: str = "ngrams"
-    out: Path | None = None
-    resume: bool = False
-    latency_only: bool = False
-    quality_only: bool = False
-    random_weights: bool = False
-    budget_s: float | None = None
-    cell_seconds: float | None = None
-    sheets: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,20 +44,6 @@ class Prepared:
     hardware: Hardware
 
 
-_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-def seconds_of(text: str) -> float:
-    """A length of time such as ``90s``, ``30m`` or ``1h30m``.
-
-    >>> seconds_of("1h30m")
-    5400.0
-    """
-    if not re.fullmatch(r"(\d+(\.\d+)?[smh])+", text):
-        raise InputError(f"no length of time: {text!r}; write 90s, 30m or 1h30m", where="--budget")
-    return sum(float(number) * _UNITS[unit] for number, _, unit in re.findall(r"(\d+(\.\d+)?)([smh])", text))
-
-
 def prepare(wishes: Wishes, remark: Say) -> Prepared:
     """Decide what to do.
 
@@ -98,7 +56,18 @@ def prepare(wishes: Wishes, remark: Say) -> Prepared:
         raise InputError(
             "images of random weights have no quality: --random-weights and --quality-only exclude it"
         )
-    chosen = select(wishes.zoo, wishes.models, wishes.weights)
+    out = wishes.out or _default_out(wishes)
+    begun = Store(out).planned() if wishes.resume else {}
+    wishes = as_begun(wishes, begun)
+    zoo = wishes.zoo or DEFAULT_ZOO
+    chosen = select(zoo, wishes.models or models_of(begun, wishes.weights), wishes.weights)
+    if wishes.random_weights and (read := [entry.name for entry in chosen if entry.folder is not None]):
+        raise InputError(
+            f"builds models from their architectures, but {', '.join(read)} would be read from a folder"
+            " (--zoo shapes, --models NAME=FOLDER, --weights DIR): leave out one or the other",
+            where="--random-weights",
+        )
+    check_clip(wishes.embedding or DEFAULT_EMBEDDING, ours=zoo == "shapes")
     if wishes.steps is not None:
         if wishes.steps < 1:
             raise InputError(f"at least 1 step, not {wishes.steps}", where="--steps")
@@ -114,12 +83,10 @@ def prepare(wishes: Wishes, remark: Say) -> Prepared:
     if dtype not in DTYPES:
         raise InputError(f"no dtype {dtype!r}{did_you_mean(dtype, DTYPES)}", where="--dtype")
     hardware = describe(device)
-    out = wishes.out or Path("calibrated") / _default_name(wishes.zoo, hardware, wishes.random_weights)
-    earlier = Store(out).planned() if wishes.resume else {}
-    entries, weights = _with_weights(wishes, chosen, earlier.get("models", ()), remark)
-    prompts, origin = read_prompts(wishes.prompts or str(DEFAULT_NUMBER), wishes.zoo)
+    entries, weights = _with_weights(wishes, chosen, remark, going_on=bool(begun))
+    prompts, origin = read_prompts(wishes.prompts or str(DEFAULT_NUMBER), zoo)
     quality = not (wishes.latency_only or wishes.random_weights)
-    judges = _judges(wishes, earlier.get("scorers", ()), remark) if quality else ()
+    judges = _judges(wishes, begun.get("scorers", ()), remark) if quality else ()
     metrics = [scorers.metric_of(judge) for judge in judges]
     metric = wishes.metric or next((m for m in metrics if m == "pick_score"), metrics[0] if metrics else "absent")
     if quality and (why := scorers.lpips_obstacle()):
@@ -130,26 +97,28 @@ def prepare(wishes: Wishes, remark: Say) -> Prepared:
         raise InputError(f"no scorer gives {metric!r}{did_you_mean(metric, metrics)}", where="--metric")
     on_gpu = device.startswith("cuda")
     batches = tuple(sorted(set(wishes.batch_sizes) or ((1, 2, 4, 8) if on_gpu else (1, 2, 4))))
-    if batches[0] < 1 or wishes.seeds < 1:
+    seeds = 2 if wishes.seeds is None else wishes.seeds
+    if batches[0] < 1 or seeds < 1:
         raise InputError("batch sizes and the number of seeds start at 1", where="--batch-sizes, --seeds")
+    cell_seconds = (15.0 if on_gpu else 3.0) if wishes.cell_seconds is None else wishes.cell_seconds
     settings = Settings(
-        zoo=wishes.zoo,
+        zoo=zoo,
         models=tuple(entry.name for entry in entries),
         device="cuda" if on_gpu else device,
         dtype=dtype,
         approximations=wishes.approximations,
         batch_sizes=(1,) if wishes.quality_only else tuple(sorted({1, *batches})),
         steps=wishes.steps,
-        seeds=wishes.seeds,
+        seeds=seeds,
         prompts=wishes.prompts or str(DEFAULT_NUMBER),
         prompts_digest=prompts_digest(prompts),
         scorers=judges,
         metric=metric,
-        embedding=wishes.embedding,
+        embedding=wishes.embedding or DEFAULT_EMBEDDING,
         latency=not wishes.quality_only,
         quality=quality,
         random_weights=wishes.random_weights,
-        cell_seconds=0.0 if wishes.quality_only else wishes.cell_seconds or (15.0 if on_gpu else 3.0),
+        cell_seconds=0.0 if wishes.quality_only else cell_seconds,
         load_repeats=1 if wishes.quality_only else 3,
     )
     plan = make_plan(settings, entries, len(prompts))
@@ -158,14 +127,18 @@ def prepare(wishes: Wishes, remark: Say) -> Prepared:
     return Prepared(settings, plan, entries, weights, prompts, origin, out, hardware)
 
 
-def _default_name(zoo: str, hardware: Hardware, random_weights: bool) -> str:
+def _default_out(wishes: Wishes) -> Path:
+    """Where a run goes whose folder is not named: after its zoo and its device."""
+    need_torch()
+    hardware = describe(resolve_device(wishes.device, wishes.gpu))
     name = "cpu" if hardware.name.startswith("CPU") else hardware.name
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    return f"{zoo}-{slug}{'-random' if random_weights else ''}"
+    ending = "-random" if wishes.random_weights else ""
+    return Path("calibrated") / f"{wishes.zoo or DEFAULT_ZOO}-{slug}{ending}"
 
 
 def _with_weights(
-    wishes: Wishes, chosen: Sequence[ZooModel], earlier: Sequence[str], remark: Say
+    wishes: Wishes, chosen: Sequence[ZooModel], remark: Say, *, going_on: bool
 ) -> tuple[list[ZooModel], dict[str, Weights]]:
     """The models that can be had, and where; all of those that were named must be.
 
@@ -173,11 +146,9 @@ def _with_weights(
     """
     weights: dict[str, Weights] = {}
     missing: list[str] = []
-    if earlier and not wishes.models:
-        chosen = [entry for entry in chosen if entry.name in earlier]
     for entry in chosen:
         found = locate(entry, random_weights=wishes.random_weights, remark=remark)
-        if found is None and earlier and not wishes.models:
+        if found is None and going_on and not wishes.models:
             found = Weights("hub", entry.hub_id)  # where it is done, it is not needed; else its cells fail
         if found is None:
             missing.append(entry.name)
@@ -188,7 +159,7 @@ def _with_weights(
             f"no weights of {', '.join(missing)}: neither in a folder (--weights DIR, one folder per model,"
             " or --models NAME=FOLDER), nor in the hub's cache, nor can they be downloaded."
             " --random-weights measures latency without any; --zoo shapes brings its own",
-            where="--models" if wishes.models else f"--zoo {wishes.zoo}",
+            where="--models" if wishes.models else f"--zoo {wishes.zoo or DEFAULT_ZOO}",
         )
     if missing:
         remark(f"no weights of {', '.join(missing)}: left out")
@@ -202,7 +173,7 @@ def _judges(wishes: Wishes, earlier: Sequence[str], remark: Say) -> tuple[str, .
             if not scorers.available(name):
                 scorers.build(name, device="cpu")  # fails with the reason, or downloads
         return wishes.scorers
-    return tuple(earlier) or default_scorers(wishes.zoo, remark)
+    return tuple(earlier) or default_scorers(wishes.zoo or DEFAULT_ZOO, remark)
 
 
 def default_scorers(zoo: str, remark: Say = lambda text: None) -> tuple[str, ...]:
@@ -275,12 +246,14 @@ class Outcome:
     Attributes:
         assembled: The profile and what is not in it.
         finished: Whether every cell was done; False when the budget ended it.
-        sheets: Contact sheets that were written.
+        sheets: Contact sheets that there are.
+        remark: What to say of contact sheets that are missing, or "".
     """
 
     assembled: Assembled
     finished: bool
     sheets: tuple[Path, ...]
+    remark: str
 
 
 def carry_out(prepared: Prepared, wishes: Wishes, progress: Progress) -> Outcome:
@@ -296,7 +269,13 @@ def carry_out(prepared: Prepared, wishes: Wishes, progress: Progress) -> Outcome
     with Store(p.out) as store:
         # Another GPU of the same kind gives the same cells: a run may go on there.
         settings = replace(p.settings, device=p.settings.device.partition(":")[0])
-        store.begin(settings, _machine(p.hardware), resume=wishes.resume)
+        store.begin(
+            settings,
+            _machine(p.hardware),
+            resume=wishes.resume,
+            folders=_folders(p),
+            weights=_fingerprints(p) if wishes.resume else {},
+        )
         calibration = Calibration(
             p.settings, p.plan, p.entries, p.weights, p.prompts, similarity, store,
             progress=progress, budget_s=wishes.budget_s, keep_images=keep,
@@ -306,10 +285,10 @@ def carry_out(prepared: Prepared, wishes: Wishes, progress: Progress) -> Outcome
             p.out.name, p.settings, p.plan, store, p.prompts, p.prompts_origin, similarity, p.hardware
         )
         assembled.profile.save(p.out)
-        sheets = _write_sheets(p, store, keep)
+        sheets, said = _write_sheets(p, store, keep)
         if finished and not store.failed():
             store.clean()  # what failed may be tried again, and needs what is there
-    return Outcome(assembled, finished, sheets)
+    return Outcome(assembled, finished, sheets, said)
 
 
 def _machine(hardware: Hardware) -> dict[str, str]:
@@ -318,12 +297,31 @@ def _machine(hardware: Hardware) -> dict[str, str]:
     return {"device": hardware.name, **versions}
 
 
-def _write_sheets(p: Prepared, store: Store, number: int) -> tuple[Path, ...]:
-    """One picture per prompt: rows are variants, columns seeds."""
-    out = []
+def _folders(p: Prepared) -> dict[str, str]:
+    """Folders of weights that are not the zoo's own: a run goes on without their being named again."""
+    own = {entry.name: entry.folder for entry in ZOOS[p.settings.zoo]}
+    return {
+        entry.name: str(entry.folder.resolve())
+        for entry in p.entries
+        if entry.folder is not None and entry.folder != own.get(entry.name)
+    }
+
+
+def _fingerprints(p: Prepared) -> dict[str, str | None]:
+    return {
+        entry.name: fingerprint(p.weights[entry.name], precision(entry, p.settings.dtype, p.settings.device))
+        for entry in p.entries
+    }
+
+
+def _write_sheets(p: Prepared, store: Store, number: int) -> tuple[tuple[Path, ...], str]:
+    """One picture per prompt, rows are variants and columns seeds; and what to say of what they lack."""
+    out, lacking = [], 0
     for position in range(min(number, len(p.prompts))):
         chunk, at = divmod(position, CHUNK)
-        names, rows = [], []
+        prompt = p.prompts.iloc[position]
+        name = f"sheets/{prompt['prompt']}.png"
+        names, rows, gone = [], [], False
         for variant in p.plan.variants:
             cells = [
                 c for c in p.plan.cells if c.kind == "quality" and c.variant == variant.name and c.chunk == chunk
@@ -333,12 +331,20 @@ def _write_sheets(p: Prepared, store: Store, number: int) -> tuple[Path, ...]:
             if kept and len(kept) == len(arrays):
                 names.append(variant.name)
                 rows.append(kept)
+            else:
+                gone = gone or all((store.get(cell.key) or {}).get("status") == OK for cell in cells)
+        if gone and (store.folder / name).is_file():  # of a run that had them all
+            out.append(store.folder / name)
+            continue
+        lacking += gone
         if rows:
-            prompt = p.prompts.iloc[position]
-            title = f"{prompt['prompt']}: {prompt['text']}"
-            store.write(f"sheets/{prompt['prompt']}.png", contact_sheet(rows, names, title))
-            out.append(store.folder / "sheets" / f"{prompt['prompt']}.png")
-    return tuple(out)
+            store.write(name, contact_sheet(rows, names, f"{prompt['prompt']}: {prompt['text']}"))
+            out.append(store.folder / name)
+    if lacking:
+        return tuple(out), f"{lacking} contact sheets lack images that were made before: they were not kept"
+    if number > len(p.prompts):
+        return tuple(out), f"contact sheets of all {len(p.prompts)} prompts; there are no {number}"
+    return tuple(out), ""
 
 
 def compare_sizes(entries: Sequence[ZooModel]) -> tuple[list[tuple[str, str, int, str, bool]], bool]:

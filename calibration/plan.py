@@ -23,8 +23,9 @@ Kind = Literal["load", "parts", "latency", "drift", "quality"]
 
 #: Prompts of a quality cell; images are made in batches of this many.
 CHUNK: Final = 8
-#: Runs of each depth of approximate caching whose time is held against the parts of the full runs beside them.
-SKIPPING_ROUNDS: Final = 5
+#: Runs of each depth of approximate caching whose time is held against the parts of the full runs beside them:
+#: the fewest of which a median has a 95 % interval.
+SKIPPING_ROUNDS: Final = 6
 
 
 @dataclass(frozen=True, slots=True)

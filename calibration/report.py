@@ -119,8 +119,10 @@ def _skipping_rows(profile: Profile) -> list[tuple[str, ...]]:
     rows = []
     for model in (m for part in made.get("merged", [made]) for m in part.get("models", {}).values()):
         for name, values in model.get("skipping_predicted", {}).items():
-            numbers = (values["predicted_s"], values["measured_s"], values["ratio"])
-            rows.append((name, *(f"{number:.4g}" for number in numbers)))
+            numbers = [f"{values[key]:.4g}" for key in ("predicted_s", "measured_s", "ratio")]
+            if (share := values.get("half_width")) is not None:  # of few rounds, or an old profile: unknown
+                numbers[-1] += f" ± {share * values['ratio']:.2g}"
+            rows.append((name, *numbers))
     return rows
 
 

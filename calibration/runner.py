@@ -21,7 +21,7 @@ from calibration.progress import Progress
 from calibration.quality_cells import QualityCells
 from calibration.session import OnDevice
 from calibration.store import DOES_NOT_FIT, FAILED, OK, CannotWrite, DeviceLost, Store, free_bytes
-from calibration.weights import Weights
+from calibration.weights import Weights, fingerprint
 from calibration.zoo import ZooModel
 
 #: A process that ended this often in the middle of the same cell was ended by it.
@@ -171,7 +171,7 @@ class Calibration:
             "weight_bytes": weight_bytes(work.pipe), "file_bytes": disk.file_bytes, "cached": disk.cached,
             "pinned": moves.pinned, "parameters": parts, "side": work.side, "steps": work.steps,
             "guidance": work.guidance, "scheduler": type(work.pipe.scheduler).__name__,
-            "dtype": dtype,
+            "dtype": dtype, "weights": fingerprint(weights, dtype),
         }  # fmt: skip
         return record, None
 

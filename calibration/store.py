@@ -32,6 +32,7 @@ DOES_NOT_FIT: Final = "does not fit"
 NAN_IMAGES: Final = "images are not numbers"
 #: Anything else that kept a cell from being done: a run that goes on tries these again.
 FAILED: Final = "failed"
+_NONE: Final[Mapping[str, Any]] = {}
 
 
 class CannotWrite(InputError):
@@ -78,19 +79,32 @@ class Store:
         file = self.folder / "plan.json"
         return dict(json.loads(file.read_text("utf-8"))) if file.is_file() else {}
 
-    def begin(self, settings: Settings, machine: Mapping[str, str], *, resume: bool) -> None:
+    def begin(
+        self,
+        settings: Settings,
+        machine: Mapping[str, str],
+        *,
+        resume: bool,
+        folders: Mapping[str, str] = _NONE,
+        weights: Mapping[str, str | None] = _NONE,
+    ) -> None:
         """Start a run, or check that the one that is there is the same.
 
         Args:
             settings: What it measures.
             machine: What it measures on and with: times of two machines, or of two versions, are not to be mixed.
             resume: Whether to go on with what is there.
+            folders: Model to the folder of its weights, for who goes on; they may have been moved.
+            weights: Model to what tells its weights from others, where they are here: a run that loaded others
+                does not go on.
 
         Raises:
-            InputError: There are cells and `resume` is not set, or they are of other settings or another machine.
+            InputError: There are cells and `resume` is not set, or they are of other settings, weights or another
+                machine.
         """
         ours = {**settings.as_json(), **{f"machine: {what}": value for what, value in machine.items()}}
         theirs = self.planned()
+        theirs.pop("folders", None)
         if theirs:
             if not resume and self.done():
                 raise InputError(
@@ -98,11 +112,20 @@ class Store:
                     " take another --out, or delete it",
                     where=str(self.folder),
                 )
-            different = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+            different = {
+                key: (theirs.get(key), ours.get(key))
+                for key in sorted(ours.keys() | theirs.keys())
+                if ours.get(key) != theirs.get(key)
+            }
+            for model, now in weights.items():
+                # A load that failed has none, nor has one of an old run.
+                then = (self.get(f"load--{model}") or {}).get("weights")
+                if now is not None and then not in (None, now):
+                    different[f"weights of {model}"] = (then, now)
             if different and self.done():
-                shown = "; ".join(f"{key}: {theirs.get(key)!r} then, {ours.get(key)!r} now" for key in different)
+                shown = "; ".join(f"{key}: {then!r} then, {now!r} now" for key, (then, now) in different.items())
                 raise InputError(f"cannot go on with other settings ({shown})", where=str(self.folder))
-        self.write("plan.json", json.dumps(ours, indent=2).encode())
+        self.write("plan.json", json.dumps({**ours, "folders": dict(folders)}, indent=2).encode())
 
     @contextmanager
     def attempt(self, key: str) -> Iterator[int]:

@@ -23,6 +23,7 @@ from calibration.zoo import SHAPES
 Floats = npt.NDArray[np.float64]
 
 EMBEDDINGS: Final = "ngrams, minilm, minilm=FOLDER, clip, clip=FOLDER"
+DEFAULT_EMBEDDING: Final = "ngrams"
 MINILM: Final = "sentence-transformers/all-MiniLM-L6-v2"
 _HASHED: Final = 1 << 12
 
@@ -55,6 +56,20 @@ def embedder(how: str, *, device: str = "cpu") -> Embedder:
     if kind == "clip":
         return _clip(folder or str(SHAPES / "shapes-clip"), device)
     return _minilm(folder or _packaged_minilm() or MINILM, device)
+
+
+def check_clip(how: str, *, ours: bool) -> None:
+    """Refuse the shapes zoo's own CLIP, whose words are those of its grammar, where prompts are others.
+
+    Args:
+        how: The embedding.
+        ours: Whether the prompts are the shapes zoo's.
+    """
+    if how == "clip" and not ours:
+        raise InputError(
+            "clip is the shapes zoo's own, which knows no other words: give clip=FOLDER, minilm or ngrams",
+            where="--embedding",
+        )
 
 
 def embed(texts: Sequence[str], how: str, *, device: str = "cpu") -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -23,6 +24,10 @@ _FILE: Final = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)(?P<variant>\.fp16)?(?:-\d{5}-of-(?P<shards>\d{5}))?"
     r"(?P<old_variant>\.fp16)?\.(?P<ending>safetensors|bin)"
 )
+
+#: Blocks of a file of weights that are read to tell it from others.
+_SAMPLES: Final = 64
+_SAMPLE_BYTES: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +149,28 @@ def reading(weights: Weights, dtype: str) -> Reading:
     if weights.denoiser:
         files.append(Path(weights.denoiser))
     return Reading("fp16" if half else None, tuple(files))
+
+
+def fingerprint(weights: Weights, dtype: str) -> str | None:
+    """What tells the weights that a load reads from others, wherever they lie; None of what is not in files here.
+
+    Names and sizes are alike in all that was trained from one architecture, and times change in a copy. So some
+    blocks of each file are read, spread evenly: other training leaves next to none as it was.
+    """
+    if weights.origin not in ("folder", "cache"):
+        return None
+    digest = hashlib.sha256()
+    try:
+        for file in sorted(reading(weights, dtype).files):
+            size = file.stat().st_size
+            digest.update(f"{file.parent.name}/{file.name} {size}\0".encode())
+            with file.open("rb", buffering=0) as opened:
+                for number in range(_SAMPLES):
+                    opened.seek(max(size - _SAMPLE_BYTES, 0) * number // (_SAMPLES - 1))
+                    digest.update(opened.read(_SAMPLE_BYTES))
+    except (OSError, ValueError):  # no pipeline, or not any more: loading it says so
+        return None
+    return digest.hexdigest()[:16]
 
 
 def parts(folder: Path, denoiser: str = "") -> dict[str, bool]:

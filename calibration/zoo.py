@@ -250,11 +250,12 @@ def select(zoo: str, names: Sequence[str], folders: Path | None = None) -> list[
     per model, by name.
 
     Raises:
-        InputError: The zoo or a model is unknown, or a folder holds no pipeline.
+        InputError: The zoo or a model is unknown, a folder holds no pipeline, or a model is in two.
     """
     if zoo not in ZOOS:
         raise InputError(f"no zoo {zoo!r}{did_you_mean(zoo, ZOOS)}", where="--zoo")
     chosen: list[ZooModel] = []
+    named: set[str] = set()  # with a folder of their own
     for name in names:
         label, equals, path = name.partition("=")
         if equals:
@@ -263,6 +264,7 @@ def select(zoo: str, names: Sequence[str], folders: Path | None = None) -> list[
                 raise InputError(f"{path!r} holds no pipeline: model_index.json is missing", where="--models")
             known = {entry.name for entry in ZOOS[zoo]}
             entry = replace(model(label, zoo), folder=folder) if label in known else _from_folder(label, folder)
+            named.add(label)
         else:
             entry = model(label, zoo)
         if any(entry.name == other.name for other in chosen):
@@ -272,10 +274,19 @@ def select(zoo: str, names: Sequence[str], folders: Path | None = None) -> list[
     if folders is not None:
         if not folders.is_dir():
             raise InputError(f"{str(folders)!r} is not a folder", where="--weights")
-        out = [
-            replace(entry, folder=folders / entry.name)
-            if (folders / entry.name / "model_index.json").is_file()
-            else entry
-            for entry in out
-        ]
+        there = {e.name: folders / e.name for e in out if (folders / e.name / "model_index.json").is_file()}
+        if not there:
+            raise InputError(
+                f"{str(folders)!r} holds a folder (with model_index.json) of none of the models:"
+                f" {', '.join(entry.name for entry in out)}",
+                where="--weights",
+            )
+        for entry in out:
+            if entry.name in named and entry.name in there:
+                raise InputError(
+                    f"{entry.name!r} is named with a folder, {str(entry.folder)!r}, and is in"
+                    f" {str(folders)!r} too: leave out one",
+                    where="--models, --weights",
+                )
+        out = [replace(entry, folder=there.get(entry.name, entry.folder)) for entry in out]
     return out

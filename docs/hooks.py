@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mkdocs.structure.files import File
 
 from argus_sim.cli import app
 from argus_sim.policies import registry
+from calibration.cli import app as calibrate
 
 ROOT = Path(__file__).parent.parent
 #: Pages that are kept elsewhere in the repository: page -> file.
@@ -104,8 +106,9 @@ def command_line() -> str:
         "stdout is the result, stderr the progress and what is wrong. What is wrong with an input is one",
         "message and exit code 2. `argus-sim --install-completion` completes commands and names in the shell.",
     ]
-    root: Any = typer.main.get_command(app)
-    for name, command in sorted(_commands(root, "argus-sim")):
+    programs: dict[str, Any] = {"argus-sim": app, "argus-calibrate": calibrate}
+    commands = (sorted(_commands(typer.main.get_command(root), name)) for name, root in programs.items())
+    for name, command in chain.from_iterable(commands):
         lines += ["", f"## {name}", "", _text(command.help)]
         words = [p.metavar or (p.name or "").upper() for p in command.params if p.param_type_name == "argument"]
         words = [w if p.required else f"[{w}]" for w, p in zip(words, _arguments(command), strict=True)]
@@ -138,7 +141,8 @@ def _commands(command: Any, name: str) -> list[tuple[str, Any]]:
     inside = getattr(command, "commands", None)
     if inside is None:
         return [(name, command)]
-    return [found for word, child in inside.items() for found in _commands(child, f"{name} {word}")]
+    found = [(name, command)] if command.invoke_without_command else []  # it does something by itself
+    return found + [pair for word, child in inside.items() for pair in _commands(child, f"{name} {word}")]
 
 
 def _text(text: str | None) -> str:

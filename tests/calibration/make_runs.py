@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from calibration.measure import Wishes, carry_out, prepare
+from calibration.measure import carry_out, prepare
 from calibration.progress import Progress, Silent
+from calibration.wishes import Wishes
 
 PROMPTS = 10  # two chunks
 

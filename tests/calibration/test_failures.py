@@ -17,13 +17,14 @@ from argus_sim.errors import InputError
 from argus_sim.profile import Profile
 from calibration import loads, measure, quality_cells, runner, scorers, session
 from calibration.latency import Workload
-from calibration.measure import Wishes, carry_out, prepare
+from calibration.measure import carry_out, prepare
 from calibration.plan import Plan, Settings, hurried, make_plan
 from calibration.progress import Silent
 from calibration.runner import Calibration
 from calibration.store import FAILED, OK, DeviceLost, Store
 from calibration.text import neighbours
 from calibration.weights import Weights
+from calibration.wishes import Wishes
 from calibration.zoo import ZooModel, select
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -297,7 +298,8 @@ def test_a_run_goes_on_only_where_it_began(zoo: Path, tmp_path: Path) -> None:
 def test_a_run_goes_on_with_the_models_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     there = {"sdxl": Weights("cache", "x"), "sd15": Weights("cache", "y")}
     monkeypatch.setattr(measure, "locate", lambda entry, **options: there.get(entry.name))
-    chosen, weights = measure._with_weights(Wishes(), select("sd", ()), ("sdxl", "tiny-sd"), lambda text: None)
+    begun = select("sd", ("sdxl", "tiny-sd"))
+    chosen, weights = measure._with_weights(Wishes(), begun, lambda text: None, going_on=True)
     assert [entry.name for entry in chosen] == ["sdxl", "tiny-sd"]
     assert weights["tiny-sd"].origin == "hub"
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from calibration import details
 from calibration.approximations import Run
 from calibration.latency import Samples, Workload, longest_s, measure, median_half_width
 from calibration.zoo import model
@@ -114,6 +115,25 @@ def test_samples_begin_after_the_warm_up() -> None:
     fake, begun = FakeTime(itertools.repeat(1.0)), []
     samples = measure(fake.once, budget_s=100.0, sampling=lambda: begun.append(fake.runs), now=lambda: fake.now)
     assert begun == [samples.warm_up] == [6]
+
+
+@pytest.mark.parametrize(
+    ("ratios", "noted"),
+    [
+        ([0.85, 1.0, 1.15, 0.85, 0.84, 0.86], False),  # of a busy machine: the median is off, and not known
+        ([0.85, 0.86, 0.84, 0.85, 0.86, 0.87], True),
+        ([0.97, 0.97, 0.97, 0.97, 0.97, 0.97], False),
+        ([0.85, 0.86, 0.84, 0.85, 0.86], False),  # an old run's five: too few to tell
+    ],
+)
+def test_caching_off_its_parts_is_noted_where_it_is_no_chance(ratios: list[float], noted: bool) -> None:
+    predicted = details._predicted({"skipping": {"big/ac-3": [(ratio, 1.0) for ratio in ratios]}})
+    assert math.isnan(predicted["big/ac-3"]["half_width"]) == (len(ratios) < 6)
+    model = {"cached": 0.0, "file_bytes": 1, "pinned": True, "skipping_predicted": predicted}
+    notes = details._notes({"models": {"big": model}, "settings": {"device": "cpu"}, "latency": {}}, [])
+    assert [note.startswith("big/ac-3 takes 1.17 times what its parts predict") for note in notes] == [
+        True
+    ] * noted
 
 
 def test_large_batches_are_decoded_in_turn() -> None:

@@ -65,6 +65,18 @@ def test_the_report_is_one_file_that_loads_nothing(tmp_path: Path) -> None:
     assert "synthetic" in text
 
 
+def test_the_report_says_how_well_a_ratio_is_known(tmp_path: Path) -> None:
+    known = {"predicted_s": 1.0, "measured_s": 1.0, "ratio": 0.98, "half_width": 0.05}
+    old = {"predicted_s": 1.0, "measured_s": 1.0, "ratio": 1.02}
+    models: Any = {"big": {"skipping_predicted": {"big/ac-10": known, "big/ac-25": old}}}
+    p = profile()
+    manifest = p.manifest.model_copy(update={"generator": {"models": models}})
+    write_html(tmp_path / "r.html", Profile.from_tables(manifest, {t: p.table(t) for t in p.tables}), 0.05)
+    text = (tmp_path / "r.html").read_text("utf-8")
+    assert "<td>0.98 ± 0.049</td>" in text
+    assert "<td>1.02</td>" in text
+
+
 def test_the_same_profile_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a.html", "b.html"):
         write_html(tmp_path / name, profile(), 0.05)
@@ -243,6 +255,23 @@ def test_commands(folders: tuple[str, str], tmp_path: Path, capsys: Any) -> None
     assert main(["validate", str(tmp_path / "m")]) == 0
     assert main(["report", "artefact-a10"]) == 2
     assert "did you mean 'artefact-a100'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--gpu 0 --seeds 2 report artefact-a100", "--gpu, --seeds: has no effect with the command 'report'"),
+        ("--latency-only --metric x --batch-sizes 1", "--metric: has no effect with --latency-only"),
+        ("--random-weights --sheets 1", "--sheets: has no effect with --random-weights"),
+        ("--quality-only --cell-seconds 3", "--cell-seconds: has no effect with --quality-only"),
+        ("--device meta --zoo sd --gpu 0", "--gpu: has no effect with --device meta"),
+        ("embed artefact-a100 --column text --out x", "--column: only .csv files have columns"),
+        ("fit artefact-a100 --embedding clip", "--embedding: clip is the shapes zoo's own"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(arguments: str, message: str, capsys: Any) -> None:
+    assert main(arguments.split()) == 2
+    assert f"error: {message}" in capsys.readouterr().err
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -6,10 +6,12 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,11 @@ from argus_sim.profile import Profile
 from calibration.approximations import Run
 from calibration.cli import main
 from calibration.latency import Workload
-from calibration.measure import carry_out, prepare, seconds_of
+from calibration.measure import carry_out, prepare
 from calibration.plan import Cell
 from calibration.progress import Silent
 from calibration.store import Store
+from calibration.wishes import Wishes, seconds_of
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("diffusers", reason="diffusers is not installed")
@@ -33,6 +36,9 @@ pytest.importorskip("diffusers", reason="diffusers is not installed")
 from tests.calibration.make_runs import PROMPTS, calibrate, cells, wishes  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("orderly_time")
+
+#: What makes a calibration short.
+FEW: dict[str, Any] = {"approximations": ("steps-6",), "batch_sizes": (1,), "latency_only": True}
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +74,7 @@ def test_the_manifest_says_how_and_where(done: Path) -> None:
     assert {"text_s", "step_s", "vae_s", "total_s"} <= set(details["models"]["big"]["parts_s"])
     skipping = details["models"]["big"]["skipping_predicted"]
     assert set(skipping) == {"big/ac-3", "big/ac-6"}
-    assert all(values["runs"] == 5 and values["ratio"] > 0 for values in skipping.values())
+    assert all(values["runs"] == 6 and values["ratio"] > 0 for values in skipping.values())
     assert details["drift"]["ratio"] > 0
     assert details["models"]["big"]["parameters"]["unet"] > 0
     assert details["models"]["big"]["dtype"] == "fp32"
@@ -117,6 +123,35 @@ def test_contact_sheets_are_pictures(done: Path) -> None:
     assert not (done.with_name("tiny.run") / "work").exists()
 
 
+def test_a_run_goes_on_without_its_options_and_with_no_other_weights(
+    done: Path, zoo: Path, tmp_path: Path
+) -> None:
+    out, run = tmp_path / "tiny", tmp_path / "tiny.run"
+    shutil.copytree(done, out)
+    shutil.copytree(done.with_name("tiny.run"), run)
+    before = cells(out)
+    outcome = calibrate(Wishes(out=out, resume=True, sheets=1))
+    assert cells(out) == before
+    assert outcome.assembled.profile.digest() == Profile.load(done).digest()
+    assert (len(outcome.sheets), outcome.remark) == (1, "")
+    outcome = calibrate(Wishes(out=out, resume=True, sheets=2))
+    assert "1 contact sheets lack images" in outcome.remark
+    with pytest.raises(InputError, match="--zoo: the run that goes on is of 'sd', not 'shapes'"):
+        calibrate(Wishes(out=out, resume=True, zoo="shapes"))
+    other = Wishes(out=out, resume=True, models=(f"big={zoo / 'small'}", f"small={zoo / 'small'}"))
+    with pytest.raises(InputError, match=r"other settings \(weights of big: '\w+' then, '\w+' now\)"):
+        calibrate(other)
+    # A run of before weights were told apart.
+    for file in [run / "plan.json", *run.glob("cells/load--*.json")]:
+        told = json.loads(file.read_text())
+        file.write_text(json.dumps({k: v for k, v in told.items() if k not in ("folders", "weights")}))
+    assert calibrate(other).finished
+
+
+def test_no_time_for_a_latency_is_no_time(zoo: Path, tmp_path: Path) -> None:
+    assert prepare(wishes(zoo, tmp_path / "x", cell_seconds=0.0), lambda text: None).settings.cell_seconds == 0.0
+
+
 def test_a_stopped_run_goes_on_where_it_was(zoo: Path, tmp_path: Path) -> None:
     out = tmp_path / "stopped"
 
@@ -128,7 +163,7 @@ def test_a_stopped_run_goes_on_where_it_was(zoo: Path, tmp_path: Path) -> None:
             if not self.left:
                 raise KeyboardInterrupt
 
-    w = wishes(zoo, out)
+    w = wishes(zoo, out, approximations=("ac-3",))
     with pytest.raises(KeyboardInterrupt):
         carry_out(prepare(w, lambda text: None), w, Stop())
     before = cells(out)
@@ -136,8 +171,8 @@ def test_a_stopped_run_goes_on_where_it_was(zoo: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="9 cells of an earlier run: go on with --resume"):
         calibrate(w)
     with pytest.raises(InputError, match=r"other settings \(seeds: 1 then, 2 now\)"):
-        calibrate(wishes(zoo, out, resume=True, seeds=2))
-    calibrate(wishes(zoo, out, resume=True))
+        calibrate(replace(w, resume=True, seeds=2))
+    calibrate(replace(w, resume=True))
     after = cells(out)
     assert {key: after[key] for key in before} == before
     assert Profile.load(out).name == "stopped"
@@ -152,7 +187,9 @@ def command(zoo: Path, out: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def test_killed_at_random_moments_it_ends_with_the_same_cells_none_done_twice(zoo: Path, tmp_path: Path) -> None:
+def test_killed_at_random_moments_it_ends_with_the_same_cells_none_done_twice(
+    done: Path, zoo: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "killed"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     dice = random.Random(7)
@@ -176,10 +213,8 @@ def test_killed_at_random_moments_it_ends_with_the_same_cells_none_done_twice(zo
     expected = prepare(wishes(zoo, out, approximations=("ac-3", "steps-6")), lambda text: None)
     assert set(after) == {cell.key for cell in expected.plan.cells}
     # Images do not depend on the interruptions: the same scores as in an undisturbed run.
-    fresh = tmp_path / "fresh"
-    calibrate(wishes(zoo, fresh, approximations=("ac-3", "steps-6")))
     for key in (key for key in after if key.startswith("quality")):
-        ours, theirs = (Store(folder).rows(key) for folder in (out, fresh))
+        ours, theirs = (Store(folder).rows(key) for folder in (out, done))
         pd.testing.assert_frame_equal(ours, theirs, rtol=1e-6)
 
 
@@ -200,7 +235,7 @@ def test_what_does_not_fit_is_recorded_and_the_rest_goes_on(
 
     monkeypatch.setattr(Workload, "timed", full)
     out = tmp_path / "full"
-    outcome = calibrate(wishes(zoo, out, batch_sizes=(1, 2, 4), latency_only=True))
+    outcome = calibrate(wishes(zoo, out, approximations=("steps-6",), batch_sizes=(1, 2, 4), latency_only=True))
     profile = Profile.load(out)
     assert profile.batch_sizes(profile.base) == (1,)
     assert "big: a batch of 2 does not fit" in outcome.assembled.left_out
@@ -240,7 +275,7 @@ def test_images_that_are_no_numbers_leave_their_variant_out(
         return images
 
     monkeypatch.setattr(Workload, "call", broken)
-    outcome = calibrate(wishes(zoo, tmp_path / "nan"))
+    outcome = calibrate(wishes(zoo, tmp_path / "nan", approximations=("ac-3", "ac-6"), quality_only=True))
     names = {v.name for v in outcome.assembled.profile.variants}
     assert "big/ac-3" in names
     assert "big/ac-6" not in names
@@ -271,25 +306,26 @@ def test_no_space_is_one_message_and_nothing_is_lost(
         write(path, content)
 
     out = tmp_path / "full"
+    w = wishes(zoo, out, **FEW)
     with monkeypatch.context() as patch:
         patch.setattr(store, "write_atomically", full)
         with pytest.raises(InputError, match="no space is left on the disk; what is done is kept"):
-            calibrate(wishes(zoo, out))
+            calibrate(w)
     kept = cells(out)
     assert len(kept) == 3
-    calibrate(wishes(zoo, out, resume=True))
+    calibrate(replace(w, resume=True))
     assert {key: cells(out)[key] for key in kept} == kept
 
 
 def test_a_spent_budget_gives_what_is_done(zoo: Path, tmp_path: Path) -> None:
-    w = wishes(zoo, tmp_path / "short", budget_s=0.0)
+    w = wishes(zoo, tmp_path / "short", budget_s=0.0, **FEW)
     with pytest.raises(InputError, match="the base variant 'big' is not done"):
         calibrate(w)
-    assert calibrate(wishes(zoo, tmp_path / "short", resume=True)).finished
+    assert calibrate(replace(w, budget_s=None, resume=True)).finished
 
 
 def test_latency_only_marks_quality_as_absent(zoo: Path, tmp_path: Path) -> None:
-    calibrate(wishes(zoo, tmp_path / "fast", latency_only=True))
+    calibrate(wishes(zoo, tmp_path / "fast", **FEW | {"approximations": ("ac-3",)}))
     profile = Profile.load(tmp_path / "fast")
     assert profile.manifest.metric == "absent"
     summary = profile.measured_summary()
@@ -298,7 +334,7 @@ def test_latency_only_marks_quality_as_absent(zoo: Path, tmp_path: Path) -> None
 
 
 def test_quality_only_has_a_rough_latency_and_says_so(zoo: Path, tmp_path: Path) -> None:
-    calibrate(wishes(zoo, tmp_path / "images", quality_only=True))
+    calibrate(wishes(zoo, tmp_path / "images", approximations=("steps-6",), quality_only=True))
     profile = Profile.load(tmp_path / "images")
     assert profile.batch_sizes(profile.base) == (1,)
     assert "no precise latency" in (profile.provenance_of("latency")[0].derived or "")
@@ -318,6 +354,8 @@ def test_quality_only_has_a_rough_latency_and_says_so(zoo: Path, tmp_path: Path)
         ({"approximations": ("huge/ac-3",)}, "model 'huge' is not among --models"),
         ({"approximations": ("ac-3+steps-6",)}, "full schedule only"),
         ({"latency_only": True, "quality_only": True}, "leave nothing to do"),
+        ({"random_weights": True}, "--random-weights: builds models .* but big would be read from a folder"),
+        ({"embedding": "clip"}, "--embedding: clip is the shapes zoo's own"),
         ({"metric": "clip_scor"}, "did you mean 'clip_score'"),
         ({"dtype": "fp8"}, "no dtype 'fp8'"),
         ({"batch_sizes": (0,)}, "start at 1"),
@@ -339,13 +377,11 @@ def test_lengths_of_time() -> None:
 
 
 def test_the_command_line_prints_a_plan_and_stops(zoo: Path, tmp_path: Path, capsys: Any) -> None:
-    arguments = command(zoo, tmp_path / "x")[3:]
-    arguments.remove("--quiet")
-    assert main([*arguments, "--plan-only"]) == 0
+    assert main([*command(zoo, tmp_path / "x")[3:], "--plan-only"]) == 0  # it is the result: --quiet or not
     captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "big, big/ac-3, big/steps-6" in captured.err
-    assert "a rough guess" in captured.err
+    assert "big, big/ac-3, big/steps-6" in captured.out
+    assert "a rough guess" in captured.out
+    assert captured.err == ""
     assert not (tmp_path / "x.run").exists()
 
 

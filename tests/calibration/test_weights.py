@@ -17,7 +17,7 @@ from argus_sim.errors import InputError
 from calibration import loads, page_cache, pipelines
 from calibration.approximations import Run
 from calibration.latency import Workload
-from calibration.weights import Weights, fetch, locate, parts, reading
+from calibration.weights import Weights, fetch, fingerprint, locate, parts, reading
 from calibration.zoo import ZooModel, select
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -112,6 +112,26 @@ def test_sdxl_puts_no_watermark_whatever_is_installed(tmp_path: Path, monkeypatc
     entry = replace(entry_of(tmp_path / "xl"), scheduler="")
     pipelines.load(entry, Weights("folder", str(tmp_path / "xl")), device="cpu", dtype="fp32")
     assert told == [False]
+
+
+def test_weights_are_told_apart_wherever_they_lie(folder: Path, tmp_path: Path) -> None:
+    ours = fingerprint(Weights("folder", str(folder)), "fp32")
+    assert ours is not None
+    moved = Path(shutil.copytree(folder, tmp_path / "moved", copy_function=shutil.copyfile))
+    assert fingerprint(Weights("cache", str(moved)), "fp32") == ours
+    tiny_sd(seed=1).save_pretrained(tmp_path / "other")
+    assert fingerprint(Weights("folder", str(tmp_path / "other")), "fp32") != ours
+    assert fingerprint(Weights("hub", "a/b"), "fp32") is fingerprint(Weights("random", ""), "fp32") is None
+
+
+def test_a_model_is_in_one_folder(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--weights: .*none of the models: sdxl, sd15"):
+        select("sd", ("sdxl", "sd15"), tmp_path)
+    folder.rename(tmp_path / "sdxl")
+    assert [entry.folder for entry in select("sd", ("sdxl", "sd15"), tmp_path)] == [tmp_path / "sdxl", None]
+    own = Path(shutil.copytree(tmp_path / "sdxl", tmp_path / "own"))
+    with pytest.raises(InputError, match=r"'sdxl' is named with a folder, '.*own', and is in '.*' too"):
+        select("sd", (f"sdxl={own}",), tmp_path)
 
 
 # ---- the hub and its cache
