@@ -39,7 +39,7 @@ LAYERS = (
     {"metrics"},
     {"report"},
     {"experiment"},
-    {"fidelity", "load", "serve", "validate_live"},
+    {"fidelity", "load", "real_workers", "serve", "validate_live"},
     {"cli"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

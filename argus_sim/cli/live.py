@@ -149,6 +149,7 @@ def serve(
         from argus_sim import serve as live
         from argus_sim.live.server import ServerConfig
         from argus_sim.live.telemetry import LogWriter
+        from argus_sim.real_workers import PipelinesConfig
     except ImportError as error:
         raise InputError(
             f"serving needs the packages of the live extra, and {error.name!r} is missing: "
@@ -165,7 +166,7 @@ def serve(
         speed,
         hold,
         scene.experiment.seed if seed is None else seed,
-        live.PipelinesConfig(**given, timed=tuple(timed or ())) if given else None,
+        PipelinesConfig(**given, timed=tuple(timed or ())) if given else None,
         due_times=due_times,
     )
     for option, file in (("--record", record), ("--timings", timings)):

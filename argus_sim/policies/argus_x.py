@@ -7,9 +7,9 @@
 * *More than one image*, where there is a judge of images (:mod:`argus_sim.core.beliefs`). Another model makes one
   more where that is expected to better the best so far by more than its time costs, and is in time.
 * *Prices.* A worker's second has a price that follows from the backlog: the solution of a control problem that
-  knows demand, its dispersion and the deadline (:mod:`argus_sim.core.pricing`). A request takes the variant with
-  the most quality left after paying for its time, among those that can still make its deadline. If none can, it
-  queues for the fastest, and the experiment's drop rule decides.
+  knows demand, its dispersion and the deadline (:mod:`argus_sim.core.pricing`, :mod:`argus_sim.core.market`). A
+  request takes the variant with the most quality left after paying for its time, among those that can still make
+  its deadline. If none can, it queues for the fastest, and the experiment's drop rule decides.
 
 A worker serves all variants of the model it holds, so none is idle while another level has a queue.
 docs/policies/argus-x.md has the reasoning and what did not work.
@@ -18,7 +18,7 @@ docs/policies/argus-x.md has the reasoning and what did not work.
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from pydantic import Field
 from argus_sim.core import placement, pricing, sequences
 from argus_sim.core.beliefs import Beliefs, posterior, reservation, second_gains
 from argus_sim.core.forecast import Demand, EwmaForecast, Forecast
+from argus_sim.core.market import Counts, Market, Terms, markets
 from argus_sim.core.view import ClusterView
 from argus_sim.domain import Request, VariantId
 from argus_sim.policies.allocation import FORECAST, is_there
@@ -46,10 +47,6 @@ from argus_sim.policies.base import (
 
 #: Demand and dispersion are rounded to steps of this size (natural logarithm), so that tables recur.
 _DEMAND_STEP, _PEAK_STEP, _DISPERSION_STEP = 0.04, 0.1, 0.4
-#: From this part of the capacity on, demand counts as an overload; then workers are sure to have work from this
-#: part of the longest wait on, and the price may be this part of what every class of prompts can pay. Found by
-#: experiment on the trace `bursty`.
-_OVERLOAD, _SURE, _AFFORDABLE = 0.92, 0.05, 0.8
 #: Variants that later images may be made by, at most, and the costs of one that gains are tabulated for.
 _LATER = 5
 _COSTS = np.linspace(0.0, 0.2, 101)
@@ -57,31 +54,6 @@ _COST_STEP = float(_COSTS[1])
 _NEVER = (len(_COSTS), math.inf)
 #: Tables that are kept, each for one demand, dispersion and placement.
 _TABLES = 512
-
-#: Variants that can still be in time, with the cost of each.
-Offer = tuple[tuple[VariantId, float], ...]
-#: Workers of each model.
-Counts = tuple[int, ...]
-
-
-class _Market(NamedTuple):
-    """A pool as routing sees it.
-
-    Attributes:
-        work_s: The work of each variant.
-        cell_s: The work per grid cell.
-        offers: The offer in each cell.
-        prices: The price of a worker's second in each cell.
-        workers: How many can serve.
-        last_s: For each variant that later images are made by: how long one takes once a worker is free.
-    """
-
-    work_s: tuple[tuple[VariantId, float], ...]
-    cell_s: float
-    offers: tuple[Offer, ...]
-    prices: tuple[float, ...]
-    workers: int
-    last_s: tuple[tuple[VariantId, float], ...]
 
 
 class ArgusXParams(Params):
@@ -143,7 +115,6 @@ class ArgusX(Policy):
         self._beliefs: Beliefs | None = None
         self._sequences: tuple[tuple[VariantId, ...], ...] = ()
         self._gains: list[tuple[tuple[VariantId, list[list[float]]], ...]] = [()] * len(variants)
-        self._later: frozenset[VariantId] = frozenset()
         if setup.judged is not None and params.cascade != "never":
             self._add_sequences(setup.judged)
         self._class_quality += params.on_time
@@ -155,18 +126,6 @@ class ArgusX(Policy):
         self._serves: list[Serves] = [
             tuple(v for v in variants if catalog.model[v] == m) for m in range(len(catalog.models))
         ]
-        #: The batch with the best throughput that makes the deadline at all.
-        self._batch = [
-            max(
-                (
-                    b
-                    for b in catalog.batch_sizes[v]
-                    if b == catalog.batch_sizes[v][0] or catalog.p99_s[v][b] <= setup.slo_s
-                ),
-                key=lambda b, v=v: b / catalog.mean_s[v][b],  # type: ignore[misc]
-            )
-            for v in variants
-        ]
         self._routes = [Route(v, "most quality left after its price") for v in variants]
         self._last_resort = [Route(v, "too late already: the fastest there is") for v in variants]
         self._hopeless = self._last_resort[catalog.base]
@@ -176,11 +135,15 @@ class ArgusX(Policy):
         self._anew = [Route(v, "another image: it is worth its price") for v in variants]
         self._before = [Keep(v, "an image made before is the best") for v in variants]
 
+        self._terms = Terms(
+            catalog, setup.slo_s, self._within_s, self._work_s, self._alone_s, self._sequences, params.cells,
+            params.horizon_s,
+        )  # fmt: skip
         self._counts: Counts = ()
         self._plan: Plan | None = None
         self._planned: tuple[int, int] | None = None
-        self._markets: tuple[_Market, ...] = ()
-        self._tables: dict[tuple[int, int, Counts], tuple[_Market, ...]] = {}
+        self._markets: tuple[Market, ...] = ()
+        self._tables: dict[tuple[int, int, Counts], tuple[Market, ...]] = {}
 
     @classmethod
     def may_judge(cls, params: Any) -> bool:
@@ -205,7 +168,6 @@ class ArgusX(Policy):
         if not found.variants:
             return
         self._beliefs, self._sequences = beliefs, found.variants
-        self._later = frozenset(v for way in found.variants for v in way[1:])
         for first in {way[0] for way in found.variants}:
             seconds = sorted({way[1] for way in found.variants if way[0] == first})
             tables = [second_gains(beliefs, self._class_quality, first, w, _COSTS) for w in seconds]
@@ -280,95 +242,11 @@ class ArgusX(Policy):
             if len(self._tables) >= _TABLES:
                 self._tables.clear()
             wanted = self._wanted(math.exp(key[0] * _DEMAND_STEP))
-            price = placement.worker_prices(wanted, counts)
-            dispersion = math.exp(key[1] * _DISPERSION_STEP)
-            self._tables[key] = tuple(
-                self._market(m, counts, price, wanted.per_s, dispersion) for m, n in enumerate(counts) if n
-            )
+            self._tables[key] = markets(self._terms, wanted, math.exp(key[1] * _DISPERSION_STEP), counts)
         self._markets = self._tables[key]
         served = sorted((float(w), v) for market in self._markets for v, w in market.work_s)
         self._hopeless = self._last_resort[served[0][1]]
         self._missed = self._in_full[next(v for _, v in served if not self._skipped[v])]
-
-    def _market(
-        self, model: int, counts: Counts, price: tuple[float, ...], demand_per_s: float, dispersion: float
-    ) -> _Market:
-        """Price the seconds of one model's workers, the others' being at their planned price."""
-        catalog, slo_s, use_s = self.setup.catalog, self.setup.slo_s, self._use_s
-        workers = counts[model]
-        mine = list(self._serves[model])
-        several = range(len(catalog.variants), use_s.shape[1])
-        # What a way to serve costs elsewhere; where it cannot be had, infinitely much.
-        outside = [m for m in range(len(price)) if m != model]
-        absent = [m for m in outside if not math.isfinite(price[m])]
-        missing = [any(use_s[m, w] > 0.0 for m in absent) for w in range(use_s.shape[1])]
-        there = [m for m in outside if math.isfinite(price[m])]
-        cost = np.array([price[m] for m in there]) @ use_s[there] if there else np.zeros(use_s.shape[1])
-        others = [w for w in range(use_s.shape[1]) if not use_s[model, w] and not missing[w]]
-        elsewhere = np.zeros(len(self._share))
-        if others:
-            elsewhere = np.maximum(0.0, (self._class_quality[:, others] - cost[others]).max(axis=1))
-        within_s = self._within_s
-        latest_s = [
-            pricing.longest_wait_s(within_s, catalog.p99_s[v][b], workers, catalog.mean_s[v][b])
-            for v, b in ((v, self._batch[v]) for v in mine)
-        ]
-        waits_s = np.linspace(0.0, max(max(latest_s), 0.1 * slo_s), self.params.cells).tolist()
-        partly = [w for w in several if use_s[model, w] and not missing[w]]
-        ways = [self._sequences[w - several.start] for w in partly]
-        whole_s = [sum(self._work_s[v] for v in way if catalog.model[v] == model) for way in ways]
-        once_s = max(catalog.mean_s[v][catalog.batch_sizes[v][0]] for v in mine)
-        last_s = [
-            pricing.longest_wait_s(within_s, sum(self._alone_s[v] for v in way), workers, once_s) for way in ways
-        ]
-        work_s = self._work_s[mine]
-        pool = pricing.Pool(
-            quality=np.hstack([self._class_quality[:, mine], self._class_quality[:, partly] - cost[partly]]),
-            work_s=use_s[model, [*mine, *partly]],
-            chance=np.append(np.ones(len(mine)), use_s[model, partly] / whole_s),
-            latest_s=np.array([*latest_s, *last_s]),
-            share=self._share,
-            otherwise=elsewhere,
-            workers=workers,
-            # About two variants are in use at a time: both need a full batch waiting for the next worker.
-            full_wait_s=2.0 * (max(self._batch[v] for v in mine) - 1) * float(work_s.mean()) / workers,
-            half_full=float(
-                min(self._work_s[v] * 1.0 / catalog.mean_s[v][catalog.batch_sizes[v][0]] for v in mine)
-            ),
-        )
-        prices = pricing.backlog_prices(pool, demand_per_s, dispersion, waits_s, self.params.horizon_s)
-        capacity_per_s = sum(
-            n * max(1.0 / self._work_s[v] for v in self._serves[m]) for m, n in enumerate(counts) if n
-        )
-        if demand_per_s > _OVERLOAD * capacity_per_s:
-            # An overload that lasts: whatever the noise, the backlog does not empty, and a second is worth what
-            # the program says as soon as all workers are sure to have work.
-            affordable = _AFFORDABLE * float((self._class_quality[:, mine] / work_s).max(axis=1).min())
-            sure_s = _SURE * waits_s[-1]
-            prices = [
-                max(p, min(price[model], affordable) * min(1.0, x / sure_s))
-                for x, p in zip(waits_s, prices, strict=True)
-            ]
-        offers = [
-            tuple(
-                (v, p * float(self._work_s[v]))
-                for v, last in zip(mine, latest_s, strict=True)
-                if x <= last + 1e-9
-            )
-            for x, p in zip(waits_s, prices, strict=True)
-        ]
-        return _Market(
-            tuple((v, float(self._work_s[v])) for v in mine),
-            workers * waits_s[1],
-            (*offers, ()),
-            tuple(prices),
-            workers,
-            tuple(
-                (v, self._alone_s[v] + catalog.mean_s[v][catalog.batch_sizes[v][0]] / (workers + 1))
-                for v in mine
-                if v in self._later
-            ),
-        )
 
     def route(self, request: Request, view: ClusterView) -> Decision:
         quality = self._quality[request.prompt]

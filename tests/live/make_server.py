@@ -12,7 +12,8 @@ from argus_sim.experiment import Experiment
 from argus_sim.experiment.scene import Scene
 from argus_sim.live.processes import Patience
 from argus_sim.live.server import ServerConfig, Service, serve
-from argus_sim.serve import LiveConfig, PipelinesConfig, build, choose_policy
+from argus_sim.real_workers import PipelinesConfig
+from argus_sim.serve import LiveConfig, build, choose_policy
 from tests.make_experiment import content, write_experiment
 
 

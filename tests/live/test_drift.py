@@ -23,7 +23,8 @@ from argus_sim.live import drift, timing  # noqa: E402
 from argus_sim.live.client import Answers  # noqa: E402
 from argus_sim.live.timing import Cell  # noqa: E402
 from argus_sim.profile import Profile  # noqa: E402
-from argus_sim.serve import choose_policy, threads_of  # noqa: E402
+from argus_sim.real_workers import threads_of  # noqa: E402
+from argus_sim.serve import choose_policy  # noqa: E402
 from tests.live.make_server import SHAPES, make_scene, running, shapes_scene  # noqa: E402
 from tests.make_record import make_record  # noqa: E402
 

@@ -17,7 +17,8 @@ from argus_sim.experiment.simulate import simulate
 from argus_sim.live.freight import pack, unpack
 from argus_sim.live.painter import Carried, Load, Paint, Painted, Wish
 from argus_sim.live.ray_cluster import import_ray
-from argus_sim.serve import PipelinesConfig, choose_policy, machines
+from argus_sim.real_workers import PipelinesConfig, machines
+from argus_sim.serve import choose_policy
 from tests.live.make_processes import empty_zoo
 from tests.make_experiment import write_experiment
 
