@@ -1,4 +1,4 @@
-"""The optimisation problems of the policies, solved exactly with HiGHS.
+"""The optimisation problems of the policies, solved exactly: with HiGHS, and where all workers are alike without.
 
 Workers that can do the same are counted, never enumerated, so the problems stay small however large the cluster.
 """
@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
+
+from argus_sim.core.counting import best_counts
 
 Floats = npt.NDArray[np.float64]
 Row = tuple[float, ...]
@@ -72,14 +74,30 @@ def allocate_kinds(
     fastest = [max(levels, key=lambda i, k=k: (throughput_per_s[k][i], quality[i])) for k in kinds]  # type: ignore[misc]
     best = [max(levels, key=lambda i, k=k: (throughput_per_s[k][i] > 0.0, quality[i], -i)) for k in kinds]  # type: ignore[misc]
     capacity = sum(n * throughput_per_s[k][fastest[k]] for k, n in enumerate(workers))
-    loads, counts = np.zeros(rate.shape), np.zeros(rate.shape, dtype=int)
     if demand_per_s >= capacity:
+        loads, counts = np.zeros(rate.shape), np.zeros(rate.shape, dtype=int)
         for k in kinds:
             loads[k, fastest[k]] = workers[k] * throughput_per_s[k][fastest[k]]
             counts[k, fastest[k]] = workers[k]
         return _allocation(counts, loads)
+    found = best_counts(quality, throughput_per_s[0], workers[0], demand_per_s) if len(workers) == 1 else None
+    if found is None:
+        counts, loads = _solved(quality, rate, workers, demand_per_s)
+    else:
+        counts, loads = np.array([found[0]]), np.array([found[1]])
+    # The spare workers go to the best level, where they cost nothing.
+    for k in kinds:
+        counts[k, best[k]] += workers[k] - counts[k].sum()
+    return _allocation(counts, loads)
+
+
+def _solved(
+    quality: Row, rate: Floats, workers: tuple[int, ...], demand_per_s: float
+) -> tuple[npt.NDArray[np.int_], Floats]:
+    """Workers, no more than the load needs, and load by kind and level, by HiGHS."""
+    loads, counts = np.zeros(rate.shape), np.zeros(rate.shape, dtype=int)
     # Loads in units of one worker at the fastest level, so that tolerances mean the same for 8 and 1000 workers.
-    unit = max(throughput_per_s[k][fastest[k]] for k in kinds)
+    unit = float(rate.max())
     load = demand_per_s / unit
     q = np.tile(np.asarray(quality), len(workers))
     ones, zeros = np.ones(rate.size), np.zeros(rate.size)
@@ -100,11 +118,8 @@ def allocate_kinds(
     found = result.x[rate.size :].reshape(rate.shape)
     usable = (found > 1e-6 * load) & (rate > 0.0)
     loads[usable] = found[usable] * unit
-    # No more workers than the load needs; the spare ones go to the best level, where they cost nothing.
     counts[usable] = np.ceil(loads[usable] / rate[usable] - 1e-6).astype(int)
-    for k in kinds:
-        counts[k, best[k]] += workers[k] - counts[k].sum()
-    return _allocation(counts, loads)
+    return counts, loads
 
 
 def _allocation(counts: npt.NDArray[np.int_], loads: Floats) -> Allocation:

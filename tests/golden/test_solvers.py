@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
+from argus_sim.core import counting
 from argus_sim.core.solvers import Allocation, align, align_one_pass, allocate, allocate_kinds
 
 #: github.com/skejriwal44/Argus_T2I, solver_milp_oda.py: relative quality in percent, queries/min of one GPU.
@@ -89,6 +90,34 @@ def test_allocation_is_optimal(levels: tuple[list[float], list[float]], workers:
         assert load <= rate * count * (1 + 1e-6) + 1e-9
     best = enumerated(quality, throughput, workers, demand)
     assert np.dot(found.load_per_s, quality) == pytest.approx(best, rel=1e-5)
+
+
+@pytest.mark.parametrize("workers", [3, 40, 1000])
+def test_counting_is_as_good_as_highs(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are too many ways to try them all: 12 levels."""
+    rng = np.random.default_rng(workers)
+    cases = [(rng.uniform(0.5, 1.0, 12), rng.uniform(0.1, 2.0, 12), rng.uniform(0.2, 0.98)) for _ in range(15)]
+
+    def found() -> list[Allocation]:
+        solve = allocate_kinds.__wrapped__
+        return [solve(tuple(q), (tuple(r),), (workers,), used * workers * max(r)) for q, r, used in cases]
+
+    counted = found()
+    monkeypatch.setattr(counting, "MOST_TRIED", 0)
+    solved = found()
+    for (quality, rate, _), one, other in zip(cases, counted, solved, strict=True):
+        assert np.dot(one.load_per_s, quality) == pytest.approx(np.dot(other.load_per_s, quality), rel=1e-8)
+        assert (np.array(one.load_per_s) <= rate * one.workers * (1 + 1e-9)).all()
+        assert sum(one.workers) == workers
+
+
+def test_levels_on_one_line_are_left_to_highs() -> None:
+    """Quality falls as the time per image does: any mixture of one throughput is as good as any other."""
+    seconds = np.linspace(10.0, 5.0, 7)
+    quality, rates = tuple((0.5 + 0.05 * seconds).tolist()), tuple((1 / seconds).tolist())
+    assert counting.best_counts(quality, rates, 1000, 123.4567) is None
+    found = allocate(quality, rates, 1000, 123.4567)
+    assert np.dot(found.load_per_s, quality) == pytest.approx(0.5 * 123.4567 + 0.05 * 1000, rel=1e-6)
 
 
 def enumerated_kinds(
