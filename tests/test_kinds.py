@@ -274,6 +274,22 @@ def test_every_policy_copes(policy: PolicyConfig, drop: str) -> None:
             assert set(ran.tolist()) <= sizes[worker]
 
 
+def test_argus_knows_of_queues_on_several_kinds() -> None:
+    """At four fifths of the capacity: the solver, which does not, leaves too little for what waits."""
+    kinds = (Kind("a", 4, PROFILE), Kind("b", 4, at_speed(PROFILE, 0.5)))
+    here = scene(PROFILE, {"workers": 8}, kinds, drop="late")
+    per_s = sum(4 * timings.throughput_per_s(AC25, limit_s=12.0) for timings in here.catalog.kinds)
+    trace = generate(Poisson(duration_s=3000.0, rate_per_min=48.0 * per_s), stream(5, "arrivals"))
+    late, quality_yield = [], []
+    for params in ({}, {"allocation": "solver", "switch": False}):
+        record = simulate(here, PolicyConfig.model_validate({"name": "argus", "params": params}), trace, 5)
+        on_time = record.outcome == Outcome.ON_TIME
+        late.append(1.0 - float(on_time.mean()))
+        quality_yield.append(float(np.where(on_time, record.relative_quality, 0.0).mean()))
+    assert late[0] < 0.3 * late[1]
+    assert quality_yield[0] > quality_yield[1] + 0.02
+
+
 def test_times_are_those_of_the_kind() -> None:
     """One request at a time and no luck: 4 s on the first worker, 8 s on the second, loads of their own."""
     slow = at_speed(make_profile({v.name: {1: 4.0} for v in PROFILE.variants}, loads_s={"small": 33.0}), 0.5)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from argus_sim.core.batching import DropRule
-from argus_sim.core.solvers import align
+from argus_sim.core.solvers import Allocation, align
 from argus_sim.domain import Outcome
-from argus_sim.policies.outlook import Outlook, alignment_gain, carried, climb, in_time, spread
+from argus_sim.policies.outlook import Kinds, Outlook, alignment_gain, carried, climb, in_time, spread
 from tests.make_cluster import columns_of, make_cluster
 from tests.make_engine import make_policy, make_requests
 from tests.make_profile import make_profile
@@ -128,6 +128,39 @@ def test_climbing_finds_nearly_the_best_workers() -> None:
     assert max(short) < 0.05
     assert climb([(2, 0), (0, 2)], lambda counts: 1.0) == (2, 0)  # the first of equals
     assert climb([(1000, 0)], lambda counts: -abs(counts[0] - 137)) == (137, 863)
+
+
+def test_of_several_kinds_nearly_the_best_workers_are_found() -> None:
+    """Against all ways to put 5 workers of one kind and 3 slower ones on 3 levels."""
+    rng = np.random.default_rng(11)
+    ways = {n: [(a, b, n - a - b) for a in range(n + 1) for b in range(n + 1 - a)] for n in (5, 3)}
+    short = []
+    for _ in range(50):
+        o = random_outlook(rng, 3, 8)
+        slow = tuple(0.5 * rate if rng.random() < 0.8 else 0.0 for rate in o.rate_per_s[:2])
+        slacks = (o.slack_s, tuple(0.7 * s for s in o.slack_s))
+        kinds = Kinds((o.rate_per_s, (*slow, 0.5 * o.rate_per_s[2])), slacks)
+
+        def worth(counts: tuple[int, ...], kinds: Kinds = kinds, o: Outlook = o) -> float:
+            return kinds.pooled(counts, o).yield_per_s((1, 1, 1))
+
+        found = kinds.best(Allocation((0, 0, 8), (0.0, 0.0, 1.0), ((0, 0, 5), (0, 0, 3))), o)
+        assert tuple(map(sum, found.by_kind)) == (5, 3)
+        assert found.workers == tuple(map(sum, zip(*found.by_kind, strict=True)))
+        assert sum(found.load_per_s) == pytest.approx(o.demand_per_s)
+        counts = tuple(n for of_kind in found.by_kind for n in of_kind)
+        short.append(1.0 - worth(counts) / max(worth((*a, *b)) for a in ways[5] for b in ways[3]))
+    assert np.mean(short) < 0.001
+    assert max(short) < 0.05
+
+
+def test_one_kind_alone_is_what_it_is_without_kinds() -> None:
+    rng = np.random.default_rng(12)
+    for _ in range(20):
+        o = random_outlook(rng, 3, 8)
+        o = o._replace(slack_s=tuple(round(s, 1) for s in o.slack_s))
+        pooled = Kinds((o.rate_per_s,), (o.slack_s,)).pooled((3, 1, 4), o)
+        assert pooled.yield_per_s((1, 1, 1)) == pytest.approx(o.yield_per_s((3, 1, 4)))
 
 
 def outlook_of(*levels: tuple[float, float], demand_per_s: float) -> Outlook:

@@ -27,8 +27,8 @@ from argus_sim.core.view import ClusterView
 from argus_sim.domain import CacheHit, Request, VariantId
 from argus_sim.policies.allocation import Allocating, AllocatingParams
 from argus_sim.policies.base import AskCache, Decision, Params, Plan, Route, Serves, Setup
-from argus_sim.policies.ladders import CacheWatch, Ladder, Move, Regret
-from argus_sim.policies.outlook import Outlook, climb, spread
+from argus_sim.policies.ladders import CacheWatch, Ladder, Move, Regret, longest_s
+from argus_sim.policies.outlook import Kinds, Outlook, climb, spread
 
 #: Histograms are rounded to one part in this many, so that alignments recur and the solver remembers them.
 _SHARES = 100
@@ -148,9 +148,7 @@ class Argus(Allocating):
     def allocate(self, view: ClusterView) -> Allocation:
         self._view = view
         if len(self.kinds) > 1:
-            # On several kinds of GPUs it stays on its ladder and takes loads as free: what they are worth is only
-            # worked out for workers that are all alike.
-            return super().allocate(view)
+            return self._mixed(super().allocate(view), view)
         if self._other is not None:
             self._join(view)
         here = self._best(self._ladder, view)
@@ -173,6 +171,41 @@ class Argus(Allocating):
         ready = move.ready_within(self.params.monitor_s or self.params.period_s, counts)
         return spread(counts, ready, outlook)
 
+    def _mixed(self, solved: Allocation, view: ClusterView) -> Allocation:
+        """The best for GPUs of several kinds, where no level needs a load: else that of the solver.
+
+        It stays on its ladder: what loads are worth is only worked out for workers that are all alike.
+        """
+        ladder, slo_s = self._ladder, self.setup.slo_s
+        models = {self.setup.catalog.model[v] for v in ladder.variants}
+        if self.params.allocation == "solver" or len(models) > 1 or not self._demand.forecast_per_s():
+            return solved
+        capacity = sum(n * max(r) for n, r in zip(view.up_by_kind(), self._kind_rates, strict=True))
+        slack_s = [
+            tuple(slo_s - self._retrieval_s(ladder) - longest_s(kind, v, slo_s) for v in ladder.variants)
+            for kind in self.kinds
+        ]
+        outlook = self._outlook(ladder, capacity, (), view)
+        return Kinds(self._kind_rates, tuple(slack_s)).best(solved, outlook)
+
+    def _retrieval_s(self, ladder: Ladder) -> float:
+        """How long the cache takes to answer; until the first answer nothing is known of that."""
+        return max(self._watch.latency_s, 0.0) if ladder.cached and self._watch is not None else 0.0
+
+    def _outlook(self, ladder: Ladder, capacity: float, slack_s: Row, view: ClusterView) -> Outlook:
+        """What is expected on a ladder; ``capacity``: images/s of all workers at its fastest level."""
+        demand = self._demanded(capacity) / self.params.headroom
+        demand += self._backlog(view) / self.params.period_s
+        return Outlook(
+            self._quality,
+            self._throughput,
+            slack_s,
+            demand,
+            self._demand.dispersion(),
+            self.histogram(view, ladder),
+            ladder.loss,
+        )
+
     def _best(self, ladder: Ladder, view: ClusterView) -> tuple[tuple[int, ...], Outlook, Move] | None:
         """The workers per level that yield most in time, their loads paid for; None without demand.
 
@@ -184,20 +217,9 @@ class Argus(Allocating):
         workers, levels = view.workers_up, range(len(ladder.variants))
         if not self._demand.forecast_per_s():
             return None
-        demand = self._demanded(workers * max(self._throughput)) / self.params.headroom
-        demand += self._backlog(view) / self.params.period_s
-        # Until the first answer nothing is known of how long one takes.
-        retrieval_s = max(self._watch.latency_s, 0.0) if ladder.cached and self._watch is not None else 0.0
+        retrieval_s = self._retrieval_s(ladder)
         slack_s = tuple(round(self.setup.slo_s - retrieval_s - s, 1) for s in ladder.longest_s)
-        outlook = Outlook(
-            self._quality,
-            self._throughput,
-            slack_s,
-            demand,
-            self._demand.dispersion(),
-            self.histogram(view, ladder),
-            ladder.loss,
-        )
+        outlook = self._outlook(ladder, workers * max(self._throughput), slack_s, view)
         move = Move(self.setup.catalog, ladder, view)
         horizon_s: float = self.params.horizon_s
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from argus_sim.core.affinity import QualityPredictor
-from argus_sim.core.catalog import Catalog
+from argus_sim.core.catalog import Catalog, Timings
 from argus_sim.core.solvers import Row
 from argus_sim.core.view import ClusterView
 from argus_sim.domain import CacheHit, VariantId
@@ -75,17 +75,15 @@ class Ladder:
                 [Route(v, f"affinity {i}, level {j}") for j, v in enumerate(variants)] for i in range(levels)
             ],
             cached=any(catalog.variants[v].skipped_steps for v in variants),
-            longest_s=tuple(_longest_s(catalog, v, limit_s) for v in variants),
+            longest_s=tuple(longest_s(catalog, v, limit_s) for v in variants),
             largest_batch=max(catalog.largest_batch(v, limit_s=limit_s) for v in variants),
         )
 
 
-def _longest_s(catalog: Catalog, variant: VariantId, limit_s: float) -> float:
+def longest_s(timings: Timings, variant: VariantId, limit_s: float) -> float:
     """How long the batch takes that gives the throughput which is counted on."""
-    most = catalog.throughput_per_s(variant, limit_s=limit_s)
-    return next(
-        catalog.mean_s[variant][b] for b in catalog.batch_sizes[variant] if b / catalog.mean_s[variant][b] == most
-    )
+    most, mean_s = timings.throughput_per_s(variant, limit_s=limit_s), timings.mean_s[variant]
+    return next(mean_s[b] for b in timings.batch_sizes[variant] if b / mean_s[b] == most)
 
 
 def _expected_loss(

@@ -131,10 +131,14 @@ def carried(
     return tuple(load), float(sum(worth[i, n - 1] for i, n in enumerate(parts.tolist()) if n))
 
 
-def climb(starts: Sequence[tuple[int, ...]], worth: Callable[[tuple[int, ...]], float]) -> tuple[int, ...]:
+def climb(
+    starts: Sequence[tuple[int, ...]], worth: Callable[[tuple[int, ...]], float], levels: int = 0
+) -> tuple[int, ...]:
     """The best workers per level that moving workers between two levels at a time comes to from the best start.
 
-    Half of the workers at a time first, then ever fewer, down to one. The first of equals stays.
+    Half of the workers at a time first, then ever fewer, down to one. The first of equals stays. Where there are
+    several kinds of workers, counts are those of the first kind by level, then of the second, and so on, and
+    ``levels`` says how many levels that is: nobody changes the kind.
     """
     known: dict[tuple[int, ...], float] = {}
 
@@ -144,14 +148,15 @@ def climb(starts: Sequence[tuple[int, ...]], worth: Callable[[tuple[int, ...]], 
         return known[counts]
 
     best = max(starts, key=rate)
-    levels = range(len(best))
+    pairs = [(i, j) for i in range(len(best)) for j in range(len(best)) if i != j]
+    if levels:
+        pairs = [(i, j) for i, j in pairs if i // levels == j // levels]
     step = 1 << max(0, (sum(best) // 2).bit_length() - 1)
     while step:
         moved = [
             tuple(n + step * ((j == to) - (j == of)) for j, n in enumerate(best))
-            for of in levels
-            for to in levels
-            if of != to and best[of] >= step
+            for of, to in pairs
+            if best[of] >= step
         ]
         found = max(moved, key=rate, default=best)
         if rate(found) > rate(best):
@@ -159,6 +164,57 @@ def climb(starts: Sequence[tuple[int, ...]], worth: Callable[[tuple[int, ...]], 
         else:
             step //= 2
     return best
+
+
+class Kinds(NamedTuple):
+    """What GPUs of each kind do at each level, where a level has one queue for all of them.
+
+    Attributes:
+        rate_per_s: By kind and level: images/s of one worker; 0 for a level that the kind cannot serve.
+        slack_s: By kind and level: how long a request may wait.
+    """
+
+    rate_per_s: tuple[Row, ...]
+    slack_s: tuple[Row, ...]
+
+    def pooled(self, counts: Sequence[int], outlook: Outlook) -> Outlook:
+        """The outlook in which each level is one worker, that all of the kinds there make together.
+
+        Args:
+            counts: Workers of the first kind by level, then of the second, and so on.
+            outlook: Of quality, demand and prompts.
+        """
+        levels = len(outlook.quality)
+        rates, slacks = [], []
+        for j in range(levels):
+            parts = [n * rate[j] for n, rate in zip(counts[j::levels], self.rate_per_s, strict=True)]
+            rates.append(sum(parts))
+            # A request meets a worker of each kind as often as that is free.
+            waits = sum(part * slack[j] for part, slack in zip(parts, self.slack_s, strict=True))
+            slacks.append(round(waits / rates[j], 1) if rates[j] else 0.0)
+        return outlook._replace(rate_per_s=tuple(rates), slack_s=tuple(slacks))
+
+    def best(self, solved: Allocation, outlook: Outlook) -> Allocation:
+        """The workers per kind and level that yield most in time, all of them free to change their level.
+
+        Args:
+            solved: The solver's answer, which knows no queues: one place to start from. The others have all
+                workers at one level, or where their kind cannot serve that, at the nearest.
+            outlook: As for :meth:`pooled`.
+        """
+        levels, ones = range(len(outlook.quality)), (1,) * len(outlook.quality)
+        starts = [tuple(n for of_kind in solved.by_kind for n in of_kind)]
+        for level in levels:
+            near = [min((i for i in levels if rate[i]), key=lambda i: abs(i - level)) for rate in self.rate_per_s]
+            starts.append(
+                tuple(sum(n) * (i == at) for n, at in zip(solved.by_kind, near, strict=True) for i in levels)
+            )
+        counts = climb(starts, lambda c: self.pooled(c, outlook).yield_per_s(ones), levels=len(ones))
+        return Allocation(
+            tuple(sum(counts[j :: len(ones)]) for j in levels),
+            self.pooled(counts, outlook).load_per_s(ones),
+            tuple(counts[k : k + len(ones)] for k in range(0, len(counts), len(ones))),
+        )
 
 
 def spread(counts: Sequence[int], ready: Sequence[int], outlook: Outlook) -> Allocation:
