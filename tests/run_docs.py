@@ -23,6 +23,7 @@ import pytest
 
 from argus_sim.cli import main
 from calibration.cli import main as calibrate
+from tests.patience import LONG_S
 
 #: What is added to ``argus-sim run`` of a shipped experiment: ten minutes of a trace, one seed.
 SMALL = ["--set", "traces=[{name: bursty, file: bursty, clip_s: [9000, 9600]}]", "--set", "bound=false"]
@@ -88,6 +89,7 @@ def run_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         with serving(arguments):
             return
     if SERVER in arguments:
+        monkeypatch.setattr("argus_sim.live.look._TIMEOUT_S", LONG_S)
         arguments += {"watch": ["--once"], "load": ["--requests", "20", "--speed", "60"]}[arguments[0]]
         with serving(["serve", "fig7", "--policy", "argus", "--speed", "60"]) as url:
             assert main([url if word == SERVER else word for word in arguments]) == 0, shlex.join(words)
@@ -118,7 +120,7 @@ def serving(arguments: list[str]) -> Iterator[str]:
                 assert answer.status == 200
             yield url
             server.send_signal(signal.SIGTERM)
-            assert server.wait(timeout=60) == 0, shlex.join(arguments)
+            assert server.wait(timeout=LONG_S) == 0, shlex.join(arguments)
         finally:
             server.kill()
             server.communicate()

@@ -178,7 +178,7 @@ def test_utilisation_adds_up_to_the_busy_time(run: RunRecord) -> None:
     assert table["utilisation"].max() <= 1 + 1e-9
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     spans=st.lists(st.tuples(st.floats(0, 100), st.floats(0, 60), st.integers(0, 3)), max_size=12),
     duration_s=st.floats(1, 100),

@@ -9,6 +9,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from tests.patience import LONG_S
+
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 
 
@@ -24,7 +26,8 @@ def test_no_outputs_are_committed(path: Path) -> None:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs(path: Path, tmp_path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
+    patience = {"timeout": int(LONG_S), "startup_timeout": int(LONG_S), "iopub_timeout": int(LONG_S)}
+    client = NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path)}}, **patience)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Jupyter's own, about sockets and event loops
         client.execute()

@@ -26,6 +26,7 @@ from argus_sim.experiment.runner import Run, run_experiment, runs_of
 from argus_sim.experiment.scene import Scene
 from argus_sim.metrics import METRICS
 from tests.make_experiment import content, write_experiment
+from tests.patience import LONG_S
 
 FILES = ("outcomes.parquet", "attempts.parquet", "timeline.parquet", "events.json", "summary.json")
 RUNS = [
@@ -292,8 +293,31 @@ def test_runs_on_the_same_arrivals_are_next_to_each_other(experiment: Experiment
 RUSH = {"kind": "poisson", "duration_s": 1200, "rate_per_min": 60}
 
 
+#: A policy whose runs end only once there is a file: so an experiment is under way until it has been cut off.
+HELD = """
+import time
+from pathlib import Path
+from argus_sim.policies.static import Static
+
+class Held(Static):
+    def plan(self, view):
+        while not Path(__file__).with_name("go on").exists():
+            time.sleep(0.01)
+        return super().plan(view)
+"""
+
+
+@pytest.fixture
+def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The setting for it beside ``static``."""
+    (tmp_path / "held.py").write_text(HELD)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return "policies=[static, held:Held]"
+
+
 def start(folder: Path, out: Path, *settings: str) -> subprocess.Popen[str]:
-    """``argus-sim run`` in a process group of its own, long enough to be cut off."""
+    """``argus-sim run`` in a process group of its own."""
     # As from a terminal: what starts the tests in the background may have Ctrl-C ignored.
     heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     command = [sys.executable, "-c", f"{heard}; import sys; from argus_sim.cli import main; sys.exit(main())"]
@@ -304,9 +328,9 @@ def start(folder: Path, out: Path, *settings: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, start_new_session=True, **pipes)  # type: ignore[call-overload,no-any-return]
 
 
-def wait_for_a_run(process: subprocess.Popen[str], out: Path) -> None:
-    until_s = time.monotonic() + 60
-    while not list(out.glob("*/*/*/summary.json")):
+def wait_for_runs(process: subprocess.Popen[str], out: Path, runs: int = 1) -> None:
+    until_s = time.monotonic() + LONG_S
+    while len(list(out.glob("*/*/*/summary.json"))) < runs:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < until_s
         time.sleep(0.01)
@@ -314,14 +338,15 @@ def wait_for_a_run(process: subprocess.Popen[str], out: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="process groups are of POSIX")
-def test_killed_and_resumed_is_uninterrupted(finished: Path, tmp_path: Path) -> None:
+def test_killed_and_resumed_is_uninterrupted(finished: Path, tmp_path: Path, held: str) -> None:
     out = tmp_path / "out"
-    process = start(finished, out)
-    wait_for_a_run(process, out)
+    process = start(finished, out, held)
+    wait_for_runs(process, out)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert 1 <= len(list(out.glob("*/*/*/summary.json"))) < 16
     assert not (out / "summary.csv").exists()
+    (tmp_path / "go on").touch()
     experiment = Experiment.load(out / LOCK)
     run_experiment(experiment, out, resume=True, jobs=1)
     run_experiment(experiment, tmp_path / "again", jobs=1)
@@ -331,15 +356,15 @@ def test_killed_and_resumed_is_uninterrupted(finished: Path, tmp_path: Path) -> 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="process groups are of POSIX")
 @pytest.mark.parametrize("how", ["Ctrl-C", "kill"])
-def test_interrupted_says_how_to_go_on(finished: Path, tmp_path: Path, how: str) -> None:
+def test_interrupted_says_how_to_go_on(finished: Path, tmp_path: Path, held: str, how: str) -> None:
     out = tmp_path / "out"
-    process = start(finished, out)
-    wait_for_a_run(process, out)
+    process = start(finished, out, held)
+    wait_for_runs(process, out)
     if how == "Ctrl-C":
         os.killpg(process.pid, signal.SIGINT)
     else:
         process.terminate()
-    result, said = process.communicate(timeout=60)  # all ends of the pipes are closed: nobody is left
+    result, said = process.communicate(timeout=LONG_S)  # all ends of the pipes are closed: nobody is left
     assert process.returncode == 130
     assert result == ""
     assert "Traceback" not in said
@@ -352,7 +377,7 @@ def test_interrupted_says_how_to_go_on(finished: Path, tmp_path: Path, how: str)
 @pytest.mark.skipif(os.name != "posix", reason="signals are of POSIX")
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_nobody_outlives_the_experiment(finished: Path, tmp_path: Path, how: signal.Signals) -> None:
-    """Runs that would take minutes end with the process that wants them, whatever ends it."""
+    """Runs that would take minutes end with the process that wants them, whatever ends it; not by themselves."""
     out = tmp_path / "out"
     long = {**RUSH, "duration_s": 2_000_000}
     process = start(
@@ -362,12 +387,9 @@ def test_nobody_outlives_the_experiment(finished: Path, tmp_path: Path, how: sig
         "replications=1",
         "bound=false",
     )
-    wait_for_a_run(process, out)
-    time.sleep(1.0)  # now they are at the long ones
-    begun_s = time.monotonic()
+    wait_for_runs(process, out, 2)  # now both are at the long ones
     process.send_signal(how)
-    process.communicate(timeout=60)  # all ends of the pipes are closed: nobody is left
-    assert time.monotonic() - begun_s < 10
+    process.communicate(timeout=LONG_S)  # all ends of the pipes are closed: nobody is left
     assert process.returncode == (-how if how == signal.SIGKILL else 130)
     assert not list(out.glob("*/long/*/summary.json"))
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.patience import LONG_S
+
 #: Under these names a system has the browser.
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -21,7 +23,7 @@ def browser() -> Iterator[Any]:
     if found is None:
         pytest.skip(f"no browser: none of {', '.join(NAMES)} is on the PATH")
     with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        chromium = driver.chromium.launch(executable_path=found, args=["--no-sandbox"], timeout=1e3 * LONG_S)
         yield chromium
         chromium.close()
 
@@ -32,6 +34,7 @@ def page(browser: Any, path: Path, request: pytest.FixtureRequest) -> Iterator[A
     context = browser.new_context(
         offline=True, color_scheme=request.param, viewport={"width": 1280, "height": 900}
     )
+    context.set_default_timeout(1e3 * LONG_S)
     page = context.new_page()
     page.said = []
     page.on("console", lambda message: page.said.append(message.text))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.browser.pages import check_widths
+from tests.patience import LONG_S
 from tests.test_report import written
 
 
@@ -125,6 +126,7 @@ def test_a_point_says_what_it_is_by_keyboard_too(page: Any) -> None:
 
 def test_a_finger_reads_a_chart(browser: Any, path: Path) -> None:
     context = browser.new_context(offline=True, has_touch=True, viewport={"width": 390, "height": 800})
+    context.set_default_timeout(1e3 * LONG_S)
     page = context.new_page()
     page.goto(path.as_uri())
     plot = page.locator('[data-chart="t0-quality_yield"] .plot')
@@ -148,6 +150,7 @@ def test_marks_of_faults_have_a_legend(page: Any) -> None:
 
 def test_without_scripts_it_is_all_there(browser: Any, path: Path) -> None:
     context = browser.new_context(offline=True, java_script_enabled=False)
+    context.set_default_timeout(1e3 * LONG_S)
     page = context.new_page()
     page.goto(path.as_uri())
     assert page.locator("#theme").is_hidden()
@@ -160,6 +163,7 @@ def test_without_scripts_it_is_all_there(browser: Any, path: Path) -> None:
 
 def test_on_paper_everything_is_open_and_light(browser: Any, path: Path, tmp_path: Path) -> None:
     context = browser.new_context(offline=True, color_scheme="dark")
+    context.set_default_timeout(1e3 * LONG_S)
     page = context.new_page()
     page.goto(path.as_uri())
     page.evaluate("dispatchEvent(new Event('beforeprint'))")

@@ -9,6 +9,7 @@ import pytest
 
 from tests.browser.pages import check_widths
 from tests.make_story import make_axis
+from tests.patience import LONG_S
 from tests.test_report import written
 
 
@@ -87,6 +88,7 @@ def test_a_drag_zooms_nothing(page: Any) -> None:
 
 def test_without_scripts_it_is_all_there(browser: Any, path: Path) -> None:
     context = browser.new_context(offline=True, java_script_enabled=False)
+    context.set_default_timeout(1e3 * LONG_S)
     page = context.new_page()
     page.goto(path.as_uri())
     assert page.locator('#along ~ .trio path.points[data-p="0"]').first.is_visible()

@@ -34,6 +34,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("diffusers", reason="diffusers is not installed")
 
 from tests.calibration.make_runs import PROMPTS, calibrate, cells, wishes  # noqa: E402
+from tests.patience import LONG_S  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("orderly_time")
 
@@ -197,7 +198,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_cells_none_done_twice(
     for _ in range(3):
         process = subprocess.Popen(command(zoo, out), env=environment, stdout=subprocess.DEVNULL)
         target = len(seen) + dice.randint(1, 4)
-        stop = time.monotonic() + 90.0
+        stop = time.monotonic() + LONG_S
         while process.poll() is None and len(cells(out)) < target and time.monotonic() < stop:
             time.sleep(0.01)
         time.sleep(dice.random() * 0.1)

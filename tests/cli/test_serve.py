@@ -21,6 +21,7 @@ import pytest
 
 from argus_sim.cli import main
 from tests.make_experiment import write_experiment
+from tests.patience import LONG_S
 
 pytest.importorskip("fastapi", reason="needs the live extra: fastapi")
 
@@ -48,10 +49,10 @@ def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path) -> None:
         assert server.stderr is not None
         fcntl.fcntl(server.stderr, fcntl.F_SETPIPE_SZ, 4096)
         for _ in range(300):
-            with urllib.request.urlopen(f"{url}/v1/models", timeout=10) as response:
+            with urllib.request.urlopen(f"{url}/v1/models", timeout=LONG_S) as response:
                 assert response.status == 200
         server.send_signal(signal.SIGTERM)
-        assert server.wait(timeout=10) == 0
+        assert server.wait(timeout=LONG_S) == 0
         lines = server.stderr.read().splitlines()
         assert 10 < len(lines) < 200
         assert json.loads(lines[0])["event"] == "answered"
@@ -65,23 +66,30 @@ def test_a_second_signal_does_not_wait_for_what_is_open(tmp_path: Path) -> None:
 
         def ask() -> int:
             try:
-                urllib.request.urlopen(f"{url}/v1/images/generations", b'{"prompt": "a fox"}', timeout=60)
+                urllib.request.urlopen(f"{url}/v1/images/generations", b'{"prompt": "a fox"}', timeout=LONG_S)
             except urllib.error.HTTPError as error:
                 return error.code
             return 200
 
+        def is_ready() -> bool:
+            try:
+                return urllib.request.urlopen(f"{url}/readyz").status == 200
+            except urllib.error.HTTPError:
+                return False
+
         asked = pool.submit(ask)
         while 'argus_workers{status="busy"} 1.0' not in urllib.request.urlopen(f"{url}/metrics").read().decode():
             time.sleep(0.01)
-        for _ in range(2):
-            server.send_signal(signal.SIGTERM)
-            time.sleep(0.3)
-        assert asked.result(timeout=15) == 503
-        _, err = server.communicate(timeout=15)
+        server.send_signal(signal.SIGTERM)
+        while is_ready():  # two signals that come together are heard as one
+            time.sleep(0.01)
+        server.send_signal(signal.SIGTERM)
+        assert asked.result(timeout=LONG_S) == 503
+        _, err = server.communicate(timeout=LONG_S)
         assert server.returncode == 0, err
     with serving(*arguments) as (server, _):
         server.send_signal(signal.SIGTERM)
-        _, err = server.communicate(timeout=15)
+        _, err = server.communicate(timeout=LONG_S)
         assert server.returncode == 0, err
         assert f"no requests came: {record} is not written" in err
 
@@ -100,7 +108,7 @@ def test_a_port_that_is_taken_costs_no_transcript(tmp_path: Path, capsys: pytest
     assert not (tmp_path / "new.jsonl").exists()
     with serving(str(experiment), "--transcript", str(transcript)) as (server, _):
         server.send_signal(signal.SIGTERM)
-        server.communicate(timeout=15)
+        server.communicate(timeout=LONG_S)
     assert transcript.read_text().startswith('{"start": []')
 
 
@@ -112,7 +120,7 @@ def test_a_server_answers_and_ends_at_sigterm(tmp_path: Path) -> None:
         with urllib.request.urlopen(f"{url}/v1/images/generations", body) as response:
             assert len(json.load(response)["data"]) == 2
         server.send_signal(signal.SIGTERM)
-        _, err = server.communicate(timeout=30)
+        _, err = server.communicate(timeout=LONG_S)
     assert server.returncode == 0, err
     assert "Traceback" not in err
     frame = pd.read_parquet(outcomes)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-#: Answers the request of this number.
+#: Answers the request of this row, where its body says which it is; else of this number, as they come.
 Answer = Callable[[int, web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -39,8 +38,9 @@ async def fake(
     bodies: list[dict[str, object]] = []
 
     async def generate(request: web.Request) -> web.StreamResponse:
-        bodies.append(await request.json())
-        return await answer(len(bodies) - 1, request)
+        body = await request.json()
+        bodies.append(body)
+        return await answer(body.get("row", len(bodies) - 1), request)
 
     app = web.Application()
     app.router.add_post("/v1/images/generations", generate)
@@ -57,4 +57,4 @@ async def fake(
     try:
         yield f"http://127.0.0.1:{runner.addresses[0][1]}", bodies
     finally:
-        await asyncio.wait_for(runner.cleanup(), 10)
+        await runner.cleanup()

@@ -6,13 +6,16 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from argus_sim.errors import InputError
 from argus_sim.live.painter import Load, Loaded, Paint, Painted
 from argus_sim.live.zoo import LiveZoo
+from tests.patience import LONG_S
+
+T = TypeVar("T")
 
 
 def echo() -> Callable[[Any], Any]:
@@ -48,24 +51,23 @@ def never() -> Callable[[Any], Any]:
     raise AssertionError
 
 
-#: Of those that never get ready: what they do, how long they have, and what is said. Ray itself may take seconds
-#: to find one of them room on a busy machine, which is another reason.
+#: Of those that never get ready: what they do, how long they have, and what is said.
 NEVER_READY: list[tuple[Callable[..., Any], tuple[Any, ...], float, str]] = [
-    (refuse, ("no GPU 4",), 60.0, "^--device: no GPU 4$"),
-    (crash, (), 60.0, "^worker 3 cannot start: RuntimeError: CUDA error: no kernel image$"),
-    (never, (), 10.0, "^worker 3 cannot start: not ready after 10 s$"),
+    (refuse, ("no GPU 4",), LONG_S, "^--device: no GPU 4$"),
+    (crash, (), LONG_S, "^worker 3 cannot start: RuntimeError: CUDA error: no kernel image$"),
+    (never, (), 2.0, "^worker 3 cannot start: not ready after 2 s$"),
 ]
 
 
 def paint(seconds: float) -> Callable[[Any], Any]:
-    """A worker whose images are their seeds, and whose batches take the same time each."""
+    """A worker whose images are their seeds and whose batches take the same time each; "never" takes for ever."""
 
     def handle(message: Any) -> Any:
         match message:
             case Load(model):
                 return Loaded(model)
             case Paint(_, wishes):
-                time.sleep(seconds)
+                time.sleep(LONG_S if any(wish.prompt == "never" for wish in wishes) else seconds)
                 return Painted(tuple(str(wish.seed).encode() for wish in wishes))
         raise TypeError(message)
 
@@ -103,8 +105,13 @@ def is_gone(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
 
 
-async def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
-    """Wait until something holds; fails after some seconds."""
-    async with asyncio.timeout(seconds):
+def play(test: Coroutine[Any, Any, T]) -> T:
+    """Run a test on an event loop of its own."""
+    return asyncio.run(asyncio.wait_for(test, LONG_S))
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """Wait until something holds."""
+    async with asyncio.timeout(LONG_S):
         while not condition():
             await asyncio.sleep(0.01)

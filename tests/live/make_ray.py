@@ -20,8 +20,10 @@ from argus_sim.live.zoo import Recipe
 from argus_sim.serve import choose_policy, fresh_engine
 from tests.live.make_processes import empty_zoo, paint
 from tests.make_experiment import content, write_experiment
+from tests.patience import LONG_S
 
-QUICK = Patience(beat_s=0.2, silent_beats=50, start_s=60.0, wait_s=0.01, longest_wait_s=0.1, stop_s=1.0)
+#: Nobody is taken for dead who is only slow.
+QUICK = Patience(beat_s=0.2, silent_beats=5 * int(LONG_S), start_s=LONG_S, wait_s=0.01, longest_wait_s=0.1)
 
 
 @contextlib.contextmanager
@@ -39,7 +41,7 @@ def ray_cluster() -> Iterator[Any]:
 
 def make_scene(folder: Path) -> Scene:
     """The small experiment with all the time in the world."""
-    more = {"policies": ["static"], "slo": {"seconds": 100.0}, "drop": "never", "bound": False}
+    more = {"policies": ["static"], "slo": {"seconds": 1000.0}, "drop": "never", "bound": False}
     return Scene.of(Experiment.load(write_experiment(folder, {**content(), **more})))
 
 

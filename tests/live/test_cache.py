@@ -9,7 +9,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,12 @@ from argus_sim.errors import InputError
 from argus_sim.live.cache import CacheSettings, LatentFiles
 from argus_sim.live.librarian import Add, Find, UsearchIndex, prepare
 from argus_sim.live.processes import Patience
-from tests.live.make_processes import until
+from tests.live.make_processes import play, until
+from tests.patience import LONG_S
 
-QUICK = Patience(beat_s=0.2, silent_beats=50, wait_s=0.01, longest_wait_s=0.1)
-SETTINGS = CacheSettings("shapes-large", (5, 25), max_bytes=1000, min_similarity=0.5, timeout_s=60.0)
+#: Nobody is taken for dead who is only slow.
+QUICK = Patience(beat_s=0.2, silent_beats=5 * int(LONG_S), wait_s=0.01, longest_wait_s=0.1)
+SETTINGS = CacheSettings("shapes-large", (5, 25), max_bytes=1000, min_similarity=0.5, timeout_s=LONG_S)
 
 
 class Host:
@@ -44,10 +46,6 @@ class Host:
     def cache_answered(self, now: float, row: int, hit: CacheHit) -> None:
         assert row not in self.hits, "answered twice"
         self.hits[row] = hit
-
-
-def play(test: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(test, 120))
 
 
 async def opened(settings: CacheSettings = SETTINGS) -> tuple[LatentFiles, Any]:
@@ -81,7 +79,7 @@ def test_the_most_similar_prompt_is_found() -> None:
         hit = await ask(cache, host, 1, "a red circle left of a square")
         assert hit.max_skipped_steps == 25
         assert 0.5 < hit.similarity < 1.0
-        assert 0.0 < hit.latency_s < 60.0
+        assert 0.0 < hit.latency_s < LONG_S
         assert cache.held(1) == file
         assert (await ask(cache, host, 2, "a green cross")).similarity == pytest.approx(1.0, abs=1e-6)
         far = await ask(cache, host, 3, "nothing of the kind")
@@ -184,7 +182,7 @@ def test_an_answer_that_does_not_come_in_time_is_a_miss() -> None:
         os.kill(cache._process.pid, signal.SIGSTOP)
         hit = await ask(cache, host, 1, "a red circle")
         assert (hit.max_skipped_steps, math.isnan(hit.similarity)) == (0, True)
-        assert hit.latency_s >= 0.2
+        assert hit.latency_s > 0.19
         os.kill(cache._process.pid, signal.SIGCONT)
         cache.settings = SETTINGS
         assert (await ask(cache, host, 2, "a red circle")).max_skipped_steps == 25  # and row 1 has one answer
@@ -212,6 +210,7 @@ def test_a_folder_that_a_killed_server_left_goes(tmp_path: Path, monkeypatch: py
     (left / "1.latents.safetensors").write_bytes(b"x")
     for folder in (left, others):
         os.utime(folder / ".lock", (0, 0))
+    os.utime(begun / ".lock", (time.time() + LONG_S,) * 2)
 
     async def test() -> None:
         with (others / ".lock").open() as lock:

@@ -13,7 +13,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ for package in ("torch", "diffusers", "transformers", "torchmetrics", "DeepCache
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"needs the calibrate extra: {package}", allow_module_level=True)
 pytest.importorskip("fastapi", reason="needs the live extra: fastapi")
-httpx = pytest.importorskip("httpx", reason="needs the test extra: httpx")
+pytest.importorskip("httpx", reason="needs the test extra: httpx")
 
 from argus_sim.cli import main  # noqa: E402
 from argus_sim.errors import InputError  # noqa: E402
@@ -34,16 +33,13 @@ from argus_sim.live.server import Service  # noqa: E402
 from argus_sim.live.zoo import live_zoo  # noqa: E402
 from argus_sim.profile import Profile  # noqa: E402
 from argus_sim.serve import LiveConfig, build, choose_policy  # noqa: E402
-from tests.live.make_processes import is_gone, until  # noqa: E402
-from tests.live.make_server import SHAPES, running, shapes_scene  # noqa: E402
+from tests.live.make_processes import is_gone, play, until  # noqa: E402
+from tests.live.make_server import AMPLE, SHAPES, http, running, shapes_scene, under_way  # noqa: E402
+from tests.patience import LONG_S  # noqa: E402
 
 PATH = "/v1/images/generations"
 SIMULATED = "cluster.cache={kind: simulated, eviction: lru}"
 Image = npt.NDArray[np.float32]
-
-
-def play(test: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(test, 300))
 
 
 def decoded(image: str) -> Image:
@@ -62,9 +58,13 @@ def clip_scores(images: list[Image], texts: list[str]) -> npt.NDArray[np.float64
     return build(f"clip={WEIGHTS / 'shapes-clip'}", device="cpu").score(np.stack(images), texts)
 
 
-def processes(service: Service) -> list[int]:
+def workers_of(service: Service) -> list[Any]:
     workers: Any = service.executor._workers
-    return list(workers.pids)
+    return list(workers._workers)
+
+
+def processes(service: Service) -> list[int]:
+    return [worker.process.pid for worker in workers_of(service)]
 
 
 async def ask(client: Any, prompt: str, **more: Any) -> Any:
@@ -82,7 +82,8 @@ def test_the_openai_client_gets_images_as_good_as_the_profile_says(tmp_path: Pat
 
     async def test() -> None:
         async with running(scene, pipelines=SHAPES) as (url, _):
-            async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client:
+            patient = {"max_retries": 0, "timeout": LONG_S}
+            async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="any", **patient) as client:
                 asked = [
                     client.images.generate(
                         prompt=text, size="32x32", response_format="b64_json",
@@ -118,7 +119,7 @@ def test_a_similar_prompt_starts_from_the_stored_latent_of_an_earlier_one() -> N
     async def test() -> None:
         async with (
             running(scene, pipelines=SHAPES) as (url, service),
-            httpx.AsyncClient(base_url=url, timeout=100) as client,
+            http(url) as client,
         ):
             for name, text, seed in (
                 ("in full", first, 7), ("once more", first, 8), ("similar", similar, 9), ("other", different, 10)
@@ -155,7 +156,7 @@ def test_a_worker_killed_under_load_costs_no_request_its_answer() -> None:
     async def test() -> None:
         async with (
             running(scene, pipelines=SHAPES) as (url, service),
-            httpx.AsyncClient(base_url=url, timeout=200) as client,
+            http(url) as client,
         ):
             engine, before = service.executor.engine, processes(service)
             asked = [asyncio.create_task(ask(client, f"a red circle {i}")) for i in range(60)]
@@ -171,6 +172,8 @@ def test_a_worker_killed_under_load_costs_no_request_its_answer() -> None:
             assert after[0] != before[0]
             assert after[1] == before[1]
             # Both at once: one reply each, some from before, the others with the reason.
+            for worker in workers_of(service):  # nobody is back before that has been seen
+                worker.process.patience = replace(worker.process.patience, wait_s=3.0, longest_wait_s=3.0)
             asked = [asyncio.create_task(ask(client, f"a blue square {i}")) for i in range(40)]
             await until(lambda: all(worker.batch.rows for worker in engine.workers))
             for pid in after:
@@ -199,13 +202,19 @@ def test_a_worker_that_dies_while_it_loads_a_model_is_replaced() -> None:
     async def test() -> None:
         async with (
             running(scene, pipelines=SHAPES) as (url, service),
-            httpx.AsyncClient(base_url=url, timeout=200) as client,
+            http(url) as client,
         ):
-            executor, engine = service.executor, service.executor.engine
+            executor, engine, worker = service.executor, service.executor.engine, workers_of(service)[1]
+            load = worker.load
+
+            def die(model: str) -> None:
+                worker.load = load
+                load(model)
+                os.kill(worker.process.pid, signal.SIGKILL)
+
             # When it is back the policy has it load its model: that is where it is killed again.
-            os.kill(processes(service)[1], signal.SIGKILL)
-            await until(lambda: engine.workers[1].loading)
-            os.kill(processes(service)[1], signal.SIGKILL)
+            worker.load = die
+            os.kill(worker.process.pid, signal.SIGKILL)
             await until(lambda: [f.kind for f in executor.faults] == ["lost", "joined", "lost", "joined"])
             await until(lambda: not engine.workers[1].loading)
             assert (await ask(client, "a green triangle")).status_code == 200
@@ -221,8 +230,8 @@ def test_a_client_that_leaves_has_the_image_that_is_under_way_made_and_dropped()
     async def test() -> None:
         async with running(shapes_scene("nirvana"), pipelines=SHAPES) as (url, service):
             engine = service.executor.engine
-            async with httpx.AsyncClient(base_url=url) as client:
-                asked = asyncio.create_task(client.post(PATH, json={"prompt": "a yellow cross"}, timeout=60))
+            async with http(url) as client:
+                asked = asyncio.create_task(client.post(PATH, json={"prompt": "a yellow cross"}))
                 await until(lambda: any(worker.batch.rows for worker in engine.workers))
                 asked.cancel()
             await until(engine.is_idle)
@@ -237,7 +246,8 @@ def test_ctrl_c_answers_what_is_open_and_leaves_no_process_behind() -> None:
     """The whole group hears of it, as from a terminal."""
     command = [sys.executable, "-c", "import sys; from argus_sim.cli import main; sys.exit(main(sys.argv[1:]))"]
     command += ["serve", "shapes", "--policy", "nirvana", "--workers", "diffusers", "--zoo", "shapes"]
-    command += ["--port", "0", "--set", "cluster.workers=2", "--set", "slo.seconds=100"]
+    command += ["--port", "0", "--set", "cluster.workers=2"]
+    command += [word for setting in AMPLE for word in ("--set", setting)]
     server = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -248,15 +258,13 @@ def test_ctrl_c_answers_what_is_open_and_leaves_no_process_behind() -> None:
         assert len(children) >= 3  # two workers and the cache
 
         async def test() -> None:
-            async with httpx.AsyncClient(base_url=url, timeout=100) as client:
-                asked = asyncio.create_task(ask(client, "a green cross"))
-                while 'argus_workers{status="busy"} 1.0' not in (await client.get("/metrics")).text:
-                    await asyncio.sleep(0.01)
+            async with http(url) as client:
+                asked = await under_way(client, lambda: ask(client, "a green cross"))
                 os.killpg(server.pid, signal.SIGINT)
                 assert (await asked).status_code == 200
 
         play(test())
-        _, err = server.communicate(timeout=60)
+        _, err = server.communicate(timeout=LONG_S)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGKILL)

@@ -15,18 +15,20 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the live extra: fastapi")
 pytest.importorskip("aiohttp", reason="needs the live extra: aiohttp")
-httpx = pytest.importorskip("httpx", reason="needs the test extra: httpx")
+pytest.importorskip("httpx", reason="needs the test extra: httpx")
 
-from argus_sim.errors import InputError  # noqa: E402
-from argus_sim.experiment.simulate import simulate  # noqa: E402
-from argus_sim.live import drift, timing  # noqa: E402
-from argus_sim.live.client import Answers  # noqa: E402
-from argus_sim.live.timing import Cell  # noqa: E402
-from argus_sim.profile import Profile  # noqa: E402
-from argus_sim.real_workers import threads_of  # noqa: E402
-from argus_sim.serve import choose_policy  # noqa: E402
-from tests.live.make_server import SHAPES, make_scene, running, shapes_scene  # noqa: E402
-from tests.make_record import make_record  # noqa: E402
+from argus_sim.errors import InputError
+from argus_sim.experiment.simulate import simulate
+from argus_sim.live import drift, timing
+from argus_sim.live.client import Answers
+from argus_sim.live.timing import Cell
+from argus_sim.profile import Profile
+from argus_sim.real_workers import threads_of
+from argus_sim.serve import choose_policy
+from tests.live.make_processes import play
+from tests.live.make_server import SHAPES, http, make_scene, running, shapes_scene
+from tests.make_record import make_record
+from tests.patience import LONG_S
 
 needs_torch = pytest.mark.skipif(
     any(importlib.util.find_spec(p) is None for p in ("torch", "diffusers", "transformers", "torchmetrics")),
@@ -153,7 +155,7 @@ def test_workers_are_timed_and_the_engine_hears_nothing_of_it(
         pipelines = replace(SHAPES, timings=out, timed=timed)
         async with (
             running(scene, pipelines=pipelines) as (url, service),
-            httpx.AsyncClient(base_url=url, timeout=100) as client,
+            http(url) as client,
         ):
             assert not out.exists()
             answer = await client.post("/v1/images/generations", json={"prompt": "a red circle"})
@@ -163,14 +165,14 @@ def test_workers_are_timed_and_the_engine_hears_nothing_of_it(
             assert service.executor.loads == []
             assert service.executor.engine.arrived == 1
 
-    asyncio.run(asyncio.wait_for(test(), 300))
+    play(test())
     told = json.loads(out.read_text("utf-8"))
     for when in ("before", "after"):
         cells = {(row["variant"], row["batch_size"]): row["seconds"] for row in told[when]}
         assert set(cells) == {("shapes-tiny", 1), ("shapes-large/steps-2", 2)}
         for seconds in cells.values():
             assert len(seconds) >= 2 * 3  # two workers, three samples each at the least
-            assert all(0 < s < 60 for s in seconds)
+            assert all(0 < s < LONG_S for s in seconds)
 
 
 def test_workers_have_the_threads_that_the_profile_had() -> None:

@@ -12,14 +12,16 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the live extra: fastapi")
 pytest.importorskip("uvicorn", reason="needs the live extra: uvicorn")
 pytest.importorskip("aiohttp", reason="needs the live extra: aiohttp")
-httpx = pytest.importorskip("httpx", reason="needs the test extra: httpx")
+pytest.importorskip("httpx", reason="needs the test extra: httpx")
 
-from argus_sim.experiment.simulate import simulate  # noqa: E402
-from argus_sim.fidelity import compare  # noqa: E402
-from argus_sim.live.client import Target, body, play  # noqa: E402
-from argus_sim.load import Asked, record_of  # noqa: E402
-from argus_sim.serve import choose_policy  # noqa: E402
-from tests.live.make_server import make_scene, running  # noqa: E402
+from argus_sim.experiment.simulate import simulate
+from argus_sim.fidelity import compare
+from argus_sim.live.client import Target, body, play
+from argus_sim.load import Asked, record_of
+from argus_sim.serve import choose_policy
+from tests.live.make_processes import play as run
+from tests.live.make_processes import until
+from tests.live.make_server import http, make_scene, running
 
 PATH = "/v1/images/generations"
 
@@ -33,16 +35,23 @@ def test_over_http_it_is_the_simulation(tmp_path: Path, policy: str) -> None:
     asked = Asked.of_profile(trace, scene.profile, scene.slo_s, seed)
 
     async def test() -> None:
-        # Five seconds late: more than a loaded machine takes to send all requests.
-        async with running(scene, speed=60.0, due_times=5.0) as (url, _):
-            answers = await play(
-                Target(url, due_times=True, timeout_s=50),
+        # A minute late: more than the most loaded machine takes to send all requests.
+        async with running(scene, speed=60.0, due_times=60.0) as (url, service):
+            sending = play(
+                Target(url, due_times=True),
                 trace.arrival_s,
                 [body(text) for text in asked.texts],
                 asked.prompt.tolist(),
                 speed=60.0,
                 warm_up=4,
             )
+            answered = asyncio.create_task(sending)
+            await until(lambda: service.executor.waiting == len(trace.arrival_s))
+            assert service.executor.clock_s == 0
+            # All are here: it need not be that late any more.
+            service.executor.clock._zero_s = asyncio.get_running_loop().time()
+            service.executor._arm()
+            answers = await answered
         live = record_of(asked, answers, by="server")
         simulated = simulate(scene, choose_policy(scene, None), trace, seed)
         np.testing.assert_array_equal(live.outcome, simulated.outcome)
@@ -54,7 +63,7 @@ def test_over_http_it_is_the_simulation(tmp_path: Path, policy: str) -> None:
         assert all(abs(row.error) < 1e-5 for row in compare(live, simulated))
         assert live.workers == 2
 
-    asyncio.run(asyncio.wait_for(test(), 120))
+    run(test())
 
 
 @pytest.mark.parametrize("due", ["soon", "-1", "nan", "inf", "1e999", "1e9"])
@@ -63,20 +72,20 @@ def test_a_time_that_is_none_is_refused(tmp_path: Path, due: str) -> None:
 
     async def test() -> None:
         async with running(make_scene(tmp_path), due_times=0.1) as (url, service):
-            async with httpx.AsyncClient(base_url=url) as client:
+            async with http(url) as client:
                 response = await client.post(PATH, json={"prompt": "a fox"}, headers={"x-argus-due-s": due})
                 assert response.status_code == 400
                 assert response.json()["error"]["param"] == "x-argus-due-s"
             assert service.executor.engine.arrived == 0
 
-    asyncio.run(asyncio.wait_for(test(), 60))
+    run(test())
 
 
 def test_time_begins_when_the_client_says_and_only_once(tmp_path: Path) -> None:
     """Else the first request would arrive at 0, and all that take less time on the way before they are due."""
 
     async def test() -> None:
-        async with running(make_scene(tmp_path)) as (url, _), httpx.AsyncClient(base_url=url) as client:
+        async with running(make_scene(tmp_path)) as (url, _), http(url) as client:
             began = {"x-argus-began-s": str(time.monotonic() - 0.25)}
             first = await client.post(PATH, json={"prompt": "a fox"}, headers=began)
             assert float(first.headers["x-argus-arrival-s"]) >= 250  # at a thousand times real speed
@@ -84,45 +93,44 @@ def test_time_begins_when_the_client_says_and_only_once(tmp_path: Path) -> None:
             second = await client.post(PATH, json={"prompt": "a fox"}, headers=later)
             assert float(second.headers["x-argus-arrival-s"]) < 20_000
 
-    asyncio.run(asyncio.wait_for(test(), 60))
+    run(test())
 
 
 @pytest.mark.parametrize("began", ["soon", "nan", "1e999", "-1e9", "{now} + 9"])
 def test_a_beginning_that_is_none_is_refused(tmp_path: Path, began: str) -> None:
     async def test() -> None:
-        async with running(make_scene(tmp_path)) as (url, service), httpx.AsyncClient(base_url=url) as client:
+        async with running(make_scene(tmp_path)) as (url, service), http(url) as client:
             header = began if "now" not in began else str(time.monotonic() + 9)
             response = await client.post(PATH, json={"prompt": "a fox"}, headers={"x-argus-began-s": header})
             assert response.status_code == 400
             assert response.json()["error"]["param"] == "x-argus-began-s"
             assert service.executor.engine.arrived == 0
 
-    asyncio.run(asyncio.wait_for(test(), 60))
+    run(test())
 
 
 def test_without_the_option_the_header_is_ignored(tmp_path: Path) -> None:
     async def test() -> None:
-        async with running(make_scene(tmp_path)) as (url, _), httpx.AsyncClient(base_url=url) as client:
+        async with running(make_scene(tmp_path)) as (url, _), http(url) as client:
             response = await client.post(PATH, json={"prompt": "a fox"}, headers={"x-argus-due-s": "1e6"})
             assert response.status_code == 200
             assert float(response.headers["x-argus-arrival-s"]) < 1e5
 
-    asyncio.run(asyncio.wait_for(test(), 60))
+    run(test())
 
 
 def test_what_is_not_due_yet_is_answered_at_a_stop(tmp_path: Path) -> None:
     async def test() -> None:
         stop = asyncio.Event()
         async with running(make_scene(tmp_path), due_times=0.1, stop=stop, grace_s=0.2) as (url, service):
-            async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+            async with http(url) as client:
                 first = await client.post(PATH, json={"prompt": "a fox"}, headers={"x-argus-due-s": "0"})
                 assert first.status_code == 200
                 later = client.post(PATH, json={"prompt": "a fox"}, headers={"x-argus-due-s": "1e6"})
                 asked = asyncio.create_task(later)
-                while not service.executor.waiting:
-                    await asyncio.sleep(0.005)
+                await until(lambda: service.executor.waiting)
                 stop.set()
                 assert (await asked).status_code == 503
             assert service.executor.engine.arrived == 1
 
-    asyncio.run(asyncio.wait_for(test(), 60))
+    run(test())

@@ -12,8 +12,8 @@ pytest.importorskip("qdrant_client", reason="needs the qdrant extra: qdrant-clie
 from argus_sim.errors import InputError
 from argus_sim.live.qdrant import QdrantIndex, QdrantPlace, check
 from tests.live.fake_qdrant import fake_qdrant
-from tests.live.make_processes import until
-from tests.live.test_cache import SETTINGS, ask, opened, play, store
+from tests.live.make_processes import play, until
+from tests.live.test_cache import SETTINGS, ask, opened, store
 
 PLACE = QdrantPlace("local", "ours")
 

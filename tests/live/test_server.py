@@ -8,7 +8,8 @@ import io
 import json
 import math
 import socket
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from starlette.requests import Request  # noqa: E402
 from argus_sim.core.engine import WITHDRAWN  # noqa: E402
 from argus_sim.domain import Outcome  # noqa: E402
 from argus_sim.experiment.simulate import simulate  # noqa: E402
+from argus_sim.live import server  # noqa: E402
 from argus_sim.live.clock import Clock  # noqa: E402
 from argus_sim.live.emulation import EmulatedWorkers  # noqa: E402
 from argus_sim.live.executor import Executor  # noqa: E402
@@ -33,14 +35,11 @@ from argus_sim.live.transcript import replay  # noqa: E402
 from argus_sim.serve import choose_policy, fresh_engine, record  # noqa: E402
 from argus_sim.trace import Trace  # noqa: E402
 from argus_sim.workload import Workload, stream  # noqa: E402
-from tests.live.make_processes import until  # noqa: E402
-from tests.live.make_server import make_scene, running  # noqa: E402
+from tests.live.make_processes import play, until  # noqa: E402
+from tests.live.make_server import HandClock, http, make_scene, running  # noqa: E402
+from tests.patience import LONG_S  # noqa: E402
 
 PATH = "/v1/images/generations"
-
-
-def play(test: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(test, 60))
 
 
 def test_the_openai_client_gets_an_image(tmp_path: Path) -> None:
@@ -48,15 +47,16 @@ def test_the_openai_client_gets_an_image(tmp_path: Path) -> None:
 
     async def test() -> None:
         async with running(make_scene(tmp_path), api_key="secret") as (url, _):
-            async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="secret", max_retries=0) as client:
+            patient = {"base_url": f"{url}/v1", "max_retries": 0, "timeout": LONG_S}
+            async with openai.AsyncOpenAI(api_key="secret", **patient) as client:
                 made = await client.images.generate(prompt="a fox", n=2, response_format="b64_json", size="64x64")
                 assert len(made.data) == 2
                 assert base64.b64decode(made.data[0].b64_json).startswith(b"\x89PNG")
                 linked = await client.images.generate(prompt="лиса 🦊", model="anything")
-            async with httpx.AsyncClient() as http:
-                image = await http.get(linked.data[0].url)
+            async with http(url) as client:
+                image = await client.get(linked.data[0].url)
                 assert image.content.startswith(b"\x89PNG")
-            async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="wrong", max_retries=0) as stranger:
+            async with openai.AsyncOpenAI(api_key="wrong", **patient) as stranger:
                 with pytest.raises(openai.AuthenticationError):
                     await stranger.images.generate(prompt="a fox")
 
@@ -87,7 +87,7 @@ def test_what_is_wrong_is_said_in_the_api_s_format(
     tmp_path: Path, body: bytes, status: int, param: str | None
 ) -> None:
     async def test() -> None:
-        async with running(make_scene(tmp_path)) as (url, service), httpx.AsyncClient(base_url=url) as client:
+        async with running(make_scene(tmp_path)) as (url, service), http(url) as client:
             response = await client.post(PATH, content=body)
             assert response.status_code == status, response.text
             error = response.json()["error"]
@@ -112,7 +112,7 @@ def test_what_is_wrong_is_said_in_the_api_s_format(
 def test_a_key_is_a_bearer_token(tmp_path: Path, sent: str, status: int) -> None:
     async def test() -> None:
         scene, headers = make_scene(tmp_path), {b"authorization": sent.encode()}
-        async with running(scene, api_key="sch\u00fcssel") as (url, _), httpx.AsyncClient(base_url=url) as client:
+        async with running(scene, api_key="sch\u00fcssel") as (url, _), http(url) as client:
             assert (await client.get("/v1/models", headers=headers)).status_code == status
 
     play(test())
@@ -124,7 +124,7 @@ def test_no_host_gets_by_without_a_key(tmp_path: Path, monkeypatch: pytest.Monke
 
     async def test() -> None:
         scene = make_scene(tmp_path)
-        async with running(scene, api_key="secret") as (url, _), httpx.AsyncClient(base_url=url) as client:
+        async with running(scene, api_key="secret") as (url, _), http(url) as client:
             for host in ("a", "a/?", "a/x#", "a:80/?"):
                 assert (await client.get("/v1/models", headers={"host": host})).status_code == 401
 
@@ -133,7 +133,7 @@ def test_no_host_gets_by_without_a_key(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_what_is_not_there_is_said_in_the_api_s_format(tmp_path: Path) -> None:
     async def test() -> None:
-        async with running(make_scene(tmp_path)) as (url, _), httpx.AsyncClient(base_url=url) as client:
+        async with running(make_scene(tmp_path)) as (url, _), http(url) as client:
             put = await client.put(PATH)
             assert (put.status_code, put.headers["allow"]) == (405, "POST")
             assert put.json()["error"]["code"] == "method_not_allowed"
@@ -150,10 +150,10 @@ def test_a_client_that_leaves_within_its_body_is_no_error_of_ours(
 ) -> None:
     async def test() -> None:
         async with running(make_scene(tmp_path)) as (url, service):
-            _, writer = await asyncio.open_connection("127.0.0.1", int(url.rsplit(":", 1)[1]))
-            writer.write(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{{".encode())
-            await writer.drain()
-            await asyncio.sleep(0.1)
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rsplit(":", 1)[1]))
+            head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n{{"
+            writer.write(head.encode())
+            assert await reader.readline() == b"HTTP/1.1 100 Continue\r\n"  # it waits for the body now
             writer.close()
             await until(lambda: service.telemetry.http.labels("499")._value.get())
 
@@ -168,6 +168,12 @@ def test_an_address_of_the_newer_kind_is_in_brackets() -> None:
 def test_the_port_is_taken_before_the_workers_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until then requests are refused, and nobody else gets the port."""
     begun, may_end = asyncio.Event(), asyncio.Event()
+    taken: list[socket.socket] = []
+    listen = server._listen
+
+    def noted(host: str, port: int) -> Any:
+        taken.append(listen(host, port))
+        return taken[0]
 
     async def start(self: EmulatedWorkers, host: Executor, models: Sequence[str]) -> None:
         begun.set()
@@ -175,18 +181,17 @@ def test_the_port_is_taken_before_the_workers_are_there(tmp_path: Path, monkeypa
         self._host = host
 
     monkeypatch.setattr(EmulatedWorkers, "start", start)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    monkeypatch.setattr(server, "_listen", noted)
 
     async def test() -> None:
         async def early() -> None:
             await begun.wait()
+            port = taken[0].getsockname()[1]
             with socket.socket() as other:
                 other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 with pytest.raises(OSError, match="in use"):
                     other.bind(("127.0.0.1", port))
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            async with http(f"http://127.0.0.1:{port}") as client:
                 answer = await client.post(PATH, json={"prompt": "a fox", "n": 3})
                 assert answer.status_code == 503
                 assert answer.headers["retry-after"]
@@ -196,8 +201,8 @@ def test_the_port_is_taken_before_the_workers_are_there(tmp_path: Path, monkeypa
 
         asking = asyncio.create_task(early())
         async with (
-            running(make_scene(tmp_path), port=port) as (url, _),
-            httpx.AsyncClient(base_url=url) as client,
+            running(make_scene(tmp_path)) as (url, _),
+            http(url) as client,
         ):
             await asking
             assert (await client.post(PATH, json={"prompt": "a fox"})).status_code == 200
@@ -208,7 +213,7 @@ def test_the_port_is_taken_before_the_workers_are_there(tmp_path: Path, monkeypa
 def test_refusals_for_too_much_that_is_open_count(tmp_path: Path) -> None:
     async def test() -> None:
         async with running(make_scene(tmp_path), max_open=2) as (url, service):
-            async with httpx.AsyncClient(base_url=url) as client:
+            async with http(url) as client:
                 assert (await client.post(PATH, json={"prompt": "a fox", "n": 3})).status_code == 429
                 assert 'violations_total{kind="rejected"} 3.0' in (await client.get("/metrics")).text
             assert service.executor.engine.arrived == 0
@@ -220,13 +225,15 @@ def test_a_rejection_says_when_to_come_back(tmp_path: Path) -> None:
     """All at once is more than two workers can do within the deadline."""
 
     async def test() -> None:
-        limits = httpx.Limits(max_connections=None)
+        limits, clock = httpx.Limits(max_connections=None), HandClock()
         async with (
-            running(make_scene(tmp_path), speed=20.0) as (url, service),
-            httpx.AsyncClient(base_url=url, limits=limits, timeout=30) as client,
+            running(make_scene(tmp_path), clock=clock) as (url, service),
+            http(url, limits=limits) as client,
         ):
-            asked = [client.post(PATH, json={"prompt": f"fox {i}"}) for i in range(500)]
-            responses = await asyncio.gather(*asked)
+            asked = asyncio.gather(*[client.post(PATH, json={"prompt": f"fox {i}"}) for i in range(100)])
+            await until(lambda: service.executor.engine.arrived == 100)
+            await clock.let_pass(service)
+            responses = await asked
             statuses = [r.status_code for r in responses]
             assert set(statuses) == {200, 429}
             refused = next(r for r in responses if r.status_code == 429)
@@ -261,19 +268,20 @@ def test_a_client_that_leaves_leaves_nothing_behind(tmp_path: Path) -> None:
     transcript = io.StringIO()
 
     async def test() -> None:
-        scene = make_scene(tmp_path, slo={"seconds": 1000.0})
-        async with running(scene, speed=5.0, api_key="secret", transcript=transcript) as (url, service):
+        scene, clock = make_scene(tmp_path, slo={"seconds": 1000.0}), HandClock()
+        async with running(scene, clock=clock, api_key="secret", transcript=transcript) as (url, service):
             executor, engine = service.executor, service.executor.engine
             headers = {"authorization": "bearer secret"}
             limits = httpx.Limits(max_connections=None)
-            async with httpx.AsyncClient(base_url=url, headers=headers, limits=limits) as client:
-                asked = [client.post(PATH, json={"prompt": "a fox", "n": 2}, timeout=0.3) for _ in range(20)]
-                left = await asyncio.gather(*asked, return_exceptions=True)
-                assert all(isinstance(error, httpx.ReadTimeout) for error in left)
-            await until(lambda: not executor.waiting and engine.is_idle())
-            async with httpx.AsyncClient(base_url=url) as client:
-                metrics = (await client.get("/metrics")).text
-            assert 'argus_http_responses_total{status="499"} 20.0' in metrics
+            async with http(url, headers=headers, limits=limits) as client:
+                post = partial(client.post, PATH, json={"prompt": "a fox", "n": 2})
+                asked = [asyncio.create_task(post()) for _ in range(20)]
+                await until(lambda: executor.waiting == 40)
+                for task in asked:
+                    task.cancel()
+            await until(lambda: service.telemetry.http.labels("499")._value.get() == 20)
+            assert not executor.waiting
+            await clock.let_pass(service, engine.is_idle)
             outcomes = engine.log.columns(np.array(engine.requests.deadline_s))["outcome"].tolist()
             assert len(outcomes) == 40
             assert 0 < outcomes.count(Outcome.ON_TIME) < 20
@@ -288,15 +296,16 @@ def test_a_client_that_leaves_leaves_nothing_behind(tmp_path: Path) -> None:
 
 def test_a_stop_answers_what_is_open_first(tmp_path: Path) -> None:
     async def test() -> None:
-        stop = asyncio.Event()
+        stop, clock = asyncio.Event(), HandClock()
         async with (
-            running(make_scene(tmp_path), speed=20.0, stop=stop) as (url, service),
-            httpx.AsyncClient(base_url=url, timeout=30) as client,
+            running(make_scene(tmp_path), clock=clock, stop=stop) as (url, service),
+            http(url) as client,
         ):
             asked = asyncio.create_task(client.post(PATH, json={"prompt": "a fox"}))
-            while not service.executor.waiting:
-                await asyncio.sleep(0.005)
+            await until(lambda: service.executor.waiting)
             stop.set()
+            await until(lambda: not service.ready)
+            await clock.let_pass(service)
             assert (await asked).status_code == 200
 
     play(test())
@@ -304,7 +313,7 @@ def test_a_stop_answers_what_is_open_first(tmp_path: Path) -> None:
 
 def test_an_image_that_came_out_spoilt_is_lost_and_the_others_of_its_batch_are_not(tmp_path: Path) -> None:
     async def test() -> None:
-        async with running(make_scene(tmp_path)) as (url, service), httpx.AsyncClient(base_url=url) as client:
+        async with running(make_scene(tmp_path)) as (url, service), http(url) as client:
             workers: Any = service.executor._workers
             good, workers._images = workers._images, [None] * len(workers._images)
             spoilt = await client.post(PATH, json={"prompt": "a fox"})
@@ -325,23 +334,23 @@ def test_an_image_that_came_out_spoilt_is_lost_and_the_others_of_its_batch_are_n
 @pytest.mark.parametrize("policy", ["static", "argus"])
 def test_the_transcript_of_a_live_run_drives_a_fresh_engine_the_same_way(tmp_path: Path, policy: str) -> None:
     """With a worker lost and found on the way."""
-    scene, transcript = make_scene(tmp_path, policy), io.StringIO()
+    scene, transcript, clock = make_scene(tmp_path, policy), io.StringIO(), HandClock()
 
     async def test() -> None:
         async with (
-            running(scene, transcript=transcript) as (url, service),
-            httpx.AsyncClient(base_url=url, timeout=30) as client,
+            running(scene, transcript=transcript, clock=clock) as (url, service),
+            http(url) as client,
         ):
             executor = service.executor
             for wave in range(4):
                 asked = [client.post(PATH, json={"prompt": f"a prompt number {i}"}) for i in range(12)]
                 waiting = asyncio.gather(*asked)
-                while not executor.waiting:
-                    await asyncio.sleep(0.001)
+                await until(lambda wave=wave: executor.engine.arrived == 12 * (wave + 1))
                 if wave == 1:
                     executor.worker_lost(executor.now(), 0, "a test")
                 if wave == 2:
                     executor.worker_joined(executor.now(), 0)
+                await clock.let_pass(service)
                 assert {r.status_code for r in await waiting} <= {200, 429, 503}
             assert executor.engine.arrived == 48
             assert ('"cache_answered"' in transcript.getvalue()) == (policy == "argus")

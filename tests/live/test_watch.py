@@ -16,28 +16,41 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the live extra: fastapi")
 pytest.importorskip("prometheus_client", reason="needs the live extra: prometheus-client")
-httpx = pytest.importorskip("httpx", reason="needs the test extra: httpx")
+pytest.importorskip("httpx", reason="needs the test extra: httpx")
 
-from argus_sim.cli import main  # noqa: E402
-from argus_sim.cli.watch_server import dashboard  # noqa: E402
-from argus_sim.live.look import Look, look  # noqa: E402
-from tests.live.make_server import make_scene, running  # noqa: E402
+from argus_sim.cli import main
+from argus_sim.cli.watch_server import dashboard
+from argus_sim.live.look import Look, look
+from argus_sim.live.server import Service
+from tests.live.make_processes import play, until
+from tests.live.make_server import HandClock, http, make_scene, running
+from tests.patience import LONG_S
 
 
-async def ask(url: str, images: int) -> None:
-    """Ask for so many images at once; whether they come is not our concern."""
-    async with httpx.AsyncClient(timeout=60) as http:
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look waits for as long as a test does."""
+    monkeypatch.setattr("argus_sim.live.look._TIMEOUT_S", LONG_S)
+
+
+async def ask(url: str, service: Service, clock: HandClock, images: int) -> None:
+    """Ask for so many images at the same moment; whether they come is not our concern."""
+    async with http(url) as client:
         body = {"prompt": "a fox"}
-        await asyncio.gather(*[http.post(f"{url}/v1/images/generations", json=body) for _ in range(images)])
+        asked = asyncio.gather(*[client.post("/v1/images/generations", json=body) for _ in range(images)])
+        await until(lambda: service.executor.engine.arrived == images)
+        await clock.let_pass(service)
+        await asked
 
 
 def test_a_look_is_what_happened(tmp_path: Path) -> None:
     async def test() -> None:
-        async with running(make_scene(tmp_path)) as (url, service):
+        clock = HandClock()
+        async with running(make_scene(tmp_path), clock=clock) as (url, service):
             before = await asyncio.to_thread(look, f"{url}/")
             assert (before.answered, before.violated) == (0, 0)
             assert math.isnan(before.latency_s(0.5))
-            await ask(url, 12)
+            await ask(url, service, clock, 12)
             now = await asyncio.to_thread(look, url)
             engine = service.executor.engine
             columns = engine.log.columns(np.array(engine.requests.deadline_s))
@@ -55,13 +68,14 @@ def test_a_look_is_what_happened(tmp_path: Path) -> None:
                 got, exact = now.latency_s(share), served[math.ceil(share * len(served)) - 1]
                 assert next(b for b in bounds if b >= got) == next(b for b in bounds if b >= exact)
 
-    asyncio.run(asyncio.wait_for(test(), 60))
+    play(test())
 
 
 def test_the_command_shows_a_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async def test() -> None:
-        async with running(make_scene(tmp_path)) as (url, _):
-            await ask(url, 12)
+        clock = HandClock()
+        async with running(make_scene(tmp_path), clock=clock) as (url, service):
+            await ask(url, service, clock, 12)
             assert await asyncio.to_thread(main, ["watch", url]) == 0
             said = capsys.readouterr().out
             assert f"{url}  serving, workers: 2 idle" in said
@@ -75,7 +89,7 @@ def test_the_command_shows_a_server(tmp_path: Path, capsys: pytest.CaptureFixtur
             assert found["variants"]["big"]["images"] == int(line.split()[1])
             assert found["variants"]["small"]["latency_p50_s"] is None
 
-    asyncio.run(asyncio.wait_for(test(), 60))
+    play(test())
 
 
 def test_in_a_terminal_it_ends_with_the_server(
@@ -85,16 +99,16 @@ def test_in_a_terminal_it_ends_with_the_server(
     monkeypatch.setenv("COLUMNS", "100")
 
     async def test() -> int:
-        async with running(make_scene(tmp_path)) as (url, service):
+        clock = HandClock()
+        async with running(make_scene(tmp_path), clock=clock) as (url, service):
             watching = asyncio.create_task(asyncio.to_thread(main, ["watch", url, "--every", "0.1"]))
-            await ask(url, 6)
-            while (
-                service.telemetry.registry.get_sample_value("argus_http_responses_total", {"status": "200"}) < 14
-            ):
-                await asyncio.sleep(0.02)  # until it has looked a few times
+            await ask(url, service, clock, 6)
+            await until(
+                lambda: service.telemetry.http.labels("200")._value.get() >= 14
+            )  # it has looked a few times
         return await watching
 
-    assert asyncio.run(asyncio.wait_for(test(), 60)) == 0
+    assert play(test()) == 0
     said = capsys.readouterr().out
     assert "violations, look by look" in said
     assert "has ended" in said.split("serving")[-1]

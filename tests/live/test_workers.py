@@ -19,7 +19,7 @@ from argus_sim.live.processes import Owner, Patience
 from argus_sim.live.workers import DiffusersWorkers
 from argus_sim.live.zoo import Recipe
 from argus_sim.serve import choose_policy, fresh_engine
-from tests.live.make_processes import empty_zoo, until
+from tests.live.make_processes import empty_zoo, play, until
 from tests.live.make_server import make_scene
 
 
@@ -106,13 +106,13 @@ def test_a_loss_while_others_start_leaves_nobody_loading_for_ever(tmp_path: Path
         await starting
         lost.is_up = True
         lost.owner.on_up()
-        await until(lambda: all(worker.status is WorkerStatus.IDLE for worker in engine.workers), 5)
+        await until(lambda: all(worker.status is WorkerStatus.IDLE for worker in engine.workers))
         held = sorted(engine.catalog.models[w.model] for w in engine.workers if w.model is not None)
         assert held == ["big", "big", "small"]
         assert [fault.kind for fault in executor.faults] == ["lost", "joined"]
         await executor.stop()
 
-    asyncio.run(asyncio.wait_for(test(), 30))
+    play(test())
 
 
 @pytest.mark.parametrize(("usual_s", "answer_s"), [(1.0, 3.0), (5.0, 10.0)])
@@ -129,4 +129,4 @@ def test_a_batch_has_a_multiple_of_its_usual_time(tmp_path: Path, usual_s: float
         assert limits_s == {(Load, 7.0), (Paint, answer_s)}
         await executor.stop()
 
-    asyncio.run(asyncio.wait_for(test(), 30))
+    play(test())

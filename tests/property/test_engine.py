@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
@@ -388,7 +388,5 @@ class Host(RuleBasedStateMachine):
         assert repr(again.log.attempts()) == repr(self.engine.log.attempts())
 
 
-Host.TestCase.settings = settings(
-    max_examples=400, stateful_step_count=60, suppress_health_check=[HealthCheck.too_slow]
-)
+Host.TestCase.settings = settings(max_examples=400, stateful_step_count=60)
 TestEngine = Host.TestCase
