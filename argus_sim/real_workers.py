@@ -24,7 +24,7 @@ from argus_sim.live.seams import Cache, Workers
 from argus_sim.live.telemetry import event
 from argus_sim.live.timing import Cell, TimedWorkers
 from argus_sim.live.workers import DiffusersWorkers, Machines, ThisMachine
-from argus_sim.live.zoo import LiveZoo, live_zoo
+from argus_sim.live.zoo import LiveZoo, check_embedding, live_zoo
 from argus_sim.profile import Profile
 from argus_sim.profile.changes import ProfileChanges
 from argus_sim.simulation.filling import FillingCacheConfig
@@ -108,6 +108,7 @@ def _check(scene: Scene, wanted: PipelinesConfig) -> None:
             where=f"{where}: cluster.cache.trouble",
         )
     if any(v.skipped_steps for v in scene.profile.variants):
+        check_embedding(wanted.embedding or "", wanted.zoo)
         return
     of_cache = {"cache": wanted.cache, "cache-bytes": wanted.cache_bytes, "embedding": wanted.embedding}
     for option, value in (of_cache | {"qdrant": wanted.qdrant}).items():

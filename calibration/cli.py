@@ -143,10 +143,8 @@ def _compare_sizes(wishes: Wishes) -> None:
     need_torch()
     rows, agree = compare_sizes(select(wishes.zoo or DEFAULT_ZOO, wishes.models))
     headings = ("model", "component", "parameters", "published", "")
-    cells = [
-        (model, part, f"{counted:,}", text, "agrees" if ok else "differs")
-        for model, part, counted, text, ok in rows
-    ]
+    verdicts = {True: "agrees", False: "differs", None: ""}
+    cells = [(model, part, f"{counted:,}", text, verdicts[ok]) for model, part, counted, text, ok in rows]
     output.show(output.grid(headings, cells, left=2))
     if not agree:
         raise typer.Exit(1)

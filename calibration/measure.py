@@ -347,7 +347,7 @@ def _write_sheets(p: Prepared, store: Store, number: int) -> tuple[tuple[Path, .
     return tuple(out), ""
 
 
-def compare_sizes(entries: Sequence[ZooModel]) -> tuple[list[tuple[str, str, int, str, bool]], bool]:
-    """``(model, component, counted, published, agree)`` of every architecture, and whether all agree."""
+def compare_sizes(entries: Sequence[ZooModel]) -> tuple[list[tuple[str, str, int, str, bool | None]], bool]:
+    """``(model, component, counted, published, agree)`` of every part, and whether none disagrees."""
     rows = [(entry.name, *row) for entry in entries for row in check_parameters(entry)]
-    return rows, all(row[-1] for row in rows)
+    return rows, all(row[-1] is not False for row in rows)

@@ -219,16 +219,18 @@ def _count_files(entry: ZooModel) -> dict[str, int]:
                     number *= side
                 size += number
         counts[file.parent.name] = counts.get(file.parent.name, 0) + size
+    if not counts:
+        raise InputError(f"{str(entry.folder)!r} holds no weights as .safetensors", where="--models")
     return counts
 
 
-def check_parameters(entry: ZooModel) -> list[tuple[str, int, str, bool]]:
-    """``(component, counted, published, agree)`` for every component whose size was published."""
-    counts = count_parameters(entry)
-    rows = []
-    for component, text in entry.published.items():
-        low, high = published_range(text)
-        rows.append((component, counts[component], text, low <= counts[component] <= high))
+def check_parameters(entry: ZooModel) -> list[tuple[str, int, str, bool | None]]:
+    """``(component, counted, published, agree)`` for every component; "" and None where no size was published."""
+    rows: list[tuple[str, int, str, bool | None]] = []
+    for component, counted in count_parameters(entry).items():
+        text = entry.published.get(component, "")
+        low, high = published_range(text) if text else (0, 0)
+        rows.append((component, counted, text, low <= counted <= high if text else None))
     return rows
 
 

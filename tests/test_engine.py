@@ -6,7 +6,7 @@ import numpy as np
 
 from argus_sim.core.batching import DropRule
 from argus_sim.core.commands import LookUpCache, Reject, RunBatch, WakeUp
-from argus_sim.core.engine import DROPPED, WITHDRAWN
+from argus_sim.core.endings import DROPPED, WITHDRAWN
 from argus_sim.domain import BatchResult
 from argus_sim.policies.base import AskCache, Decision, Refuse, Route
 from tests.make_engine import NEVER

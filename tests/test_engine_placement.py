@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from argus_sim.core.commands import LoadModel, LookUpCache, Reject
-from argus_sim.core.engine import FAILED_TWICE, NO_WORKER
+from argus_sim.core.endings import FAILED_TWICE, NO_WORKER
 from argus_sim.policies.base import Decision, Refuse, Route
 from argus_sim.record import PlanRecord
 from tests.make_engine import make_engine, make_requests
@@ -141,6 +141,14 @@ def test_a_lost_batch_is_tried_once_more() -> None:
     assert outcomes(engine)[0] == "LOST"
     assert engine.wasted_s == pytest.approx(1.0 + 2.0)
     assert engine.is_idle()
+
+
+def test_a_worker_that_is_named_twice_goes_and_comes_once() -> None:
+    engine, _ = make([(BIG,)] * 2, always(BIG))
+    engine.worker_lost(1.0, 0, 0)
+    assert (engine.view.workers_up, engine.view.membership) == (1, 1)
+    engine.worker_joined(2.0, 0, 0)
+    assert (engine.view.workers_up, engine.view.membership) == (2, 2)
 
 
 def test_a_batch_of_two_fails_together_and_is_placed_one_by_one() -> None:

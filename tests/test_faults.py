@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from argus_sim.core.engine import FAILED_TWICE, NO_WORKER
+from argus_sim.core.endings import FAILED_TWICE, NO_WORKER
 from argus_sim.domain import Outcome
 from argus_sim.record import FaultRecord, LoadRecord
 from argus_sim.simulation import faults
@@ -106,7 +106,7 @@ def test_a_rack_that_dies_is_one_failure(rack: tuple[int, ...]) -> None:
     assert times(host) == [(1.0, 5.0, 0)]
     host = run([0.0, 0.0, 0.0, 100.0], 3, crash(1.0, *rack, for_s=50.0))
     assert [(start_s, worker) for start_s, _, worker in times(host)[:3]] == [(4.0, 0), (8.0, 0), (0.0, 0)]
-    assert host.engine.membership == 2  # planned for once when they went, and once when they came
+    assert host.engine.floor.membership == 2  # planned for once when they went, and once when they came
 
 
 def test_a_crash_in_the_middle_of_a_load() -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from argus_sim.core.catalog import Catalog, Kind
 from argus_sim.core.commands import Reject
-from argus_sim.core.engine import DROPPED, Engine
+from argus_sim.core.endings import DROPPED
+from argus_sim.core.engine import Engine
 from argus_sim.domain import Outcome
 from argus_sim.errors import InputError
 from argus_sim.experiment import Experiment, PolicyConfig

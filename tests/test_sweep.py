@@ -125,6 +125,30 @@ def test_axes_of_a_grid_set_what_no_other_sets() -> None:
         check({"slo": axes["slo"], "lateness": axes["late"]}, grid=True)
 
 
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("cluster", "cluster.workers"),
+        ("cluster.workers", "cluster"),
+        ("policies.*.params", "policies.1.params.tolerance"),
+        ("policies.1.predictor", "policies.*.predictor"),
+    ],
+)
+def test_an_axis_of_a_grid_sets_no_part_of_what_another_sets(a: str, b: str) -> None:
+    axes = {"a": {"key": a, "values": {"one": 1}}, "b": {"key": ["slo.seconds", b], "values": [4]}}
+    message = rf"sweep: axes 'a' and 'b' set {re.escape(a)} and {re.escape(b)}, which overlap: .* one is lost"
+    with pytest.raises(InputError, match=message):
+        check(axes, grid=True)
+
+
+def test_keys_of_one_beginning_are_apart() -> None:
+    """As are neighbours: only whole steps of a path count."""
+    axes = {"a": {"key": "policies.0.label", "values": ["x", "y"]}, "b": AXES["slo"]}
+    axes["c"] = {"key": "policies.1.label", "values": ["z"]}
+    axes["d"] = {"key": "window_s", "values": [30]}
+    assert len(check(axes, grid=True).points()) == 4
+
+
 def test_an_axis_is_no_column_of_the_results() -> None:
     with pytest.raises(InputError, match="an axis cannot be called 'late'"):
         check({"late": AXES["slo"]})

@@ -69,7 +69,10 @@ def serve(
     ] = None,
     embedding: Annotated[
         str | None,
-        typer.Option(help="Of prompts in the cache: ngrams, minilm, clip. By default the profile's own."),
+        typer.Option(
+            help="Of prompts in the cache: ngrams, minilm, minilm=FOLDER, clip=FOLDER; clip is the shapes zoo's. "
+            "By default the profile's own."
+        ),
     ] = None,
     qdrant: Annotated[
         str | None,

@@ -16,8 +16,9 @@ from collections.abc import Callable, Sequence
 from argus_sim.core.batching import DropRule, formers
 from argus_sim.core.cascade import Cascade
 from argus_sim.core.catalog import Catalog
-from argus_sim.core.commands import Command, LookUpCache, Reject
+from argus_sim.core.commands import Command, LookUpCache
 from argus_sim.core.decisions import ASKED, REFUSED, Decisions
+from argus_sim.core.endings import DROPPED, FAILED_TWICE, NO_WORKER, WITHDRAWN, Endings
 from argus_sim.core.floor import NOTHING, Floor, PolicyError
 from argus_sim.core.outcomes import SIZES, WORKERS, OutcomeLog
 from argus_sim.core.policy import Decision, Plan, Policy
@@ -28,11 +29,6 @@ from argus_sim.domain import BatchResult, CacheHit, VariantId
 
 #: A named tuple's own constructor takes half as long again.
 _new = tuple.__new__
-
-DROPPED = "dropped: could not finish by its deadline"
-FAILED_TWICE = "lost: its worker failed twice"
-NO_WORKER = "lost: no worker is up"
-WITHDRAWN = "withdrawn: its client left"
 
 
 class Engine:
@@ -52,6 +48,7 @@ class Engine:
         "_asked",
         "_columns",
         "_constant",
+        "_endings",
         "_fill",
         "_known",
         "_next_plan_s",
@@ -71,7 +68,6 @@ class Engine:
         "floor",
         "judges",
         "log",
-        "membership",
         "policy",
         "pools_of",
         "queues",
@@ -79,7 +75,6 @@ class Engine:
         "view",
         "wasted_s",
         "workers",
-        "workers_up",
     )
 
     def __init__(
@@ -100,8 +95,6 @@ class Engine:
         self.arrived = 0
         #: Time that workers spent on batches they were lost with.
         self.wasted_s = 0.0
-        self.workers_up = workers
-        self.membership = 0
         #: Rows whose cache look-up is under way, with the variant they wait for (or ASKED).
         self._asked: dict[int, VariantId] = {}
         self._retried: set[int] = set()
@@ -110,6 +103,7 @@ class Engine:
         #: Whether ``batch_done`` has to say how good the images are: the policy is a cascade.
         self.judges = policy.judges
         self.cascade = Cascade(policy, self._known, self._skipped, log, requests)
+        self._endings = Endings(self.cascade, log)
         self._request = requests.cursor()
         self._staleness_s = staleness_s
         self._rejects: list[Command] = []
@@ -253,8 +247,8 @@ class Engine:
         variant = self._asked.pop(row)
         if self._observe_cache is not None:
             self._observe_cache(hit)
-        if not self.workers_up:
-            return self._lose(now, row, NO_WORKER)
+        if not self.floor.workers_up:
+            return self._endings.lose(now, row, NO_WORKER)
         if variant >= 0 and hit.max_skipped_steps >= self._skipped[variant] and self.pools_of[variant]:
             return self._enqueue(now, row, variant)
         decision = self._ask(now, row, hit)
@@ -273,35 +267,26 @@ class Engine:
         A second image of a cascade is made by the same variant where somebody serves it: the first one has been
         judged.
         """
-        lost = [worker for worker in map(self.workers.__getitem__, sorted(indices)) if not worker.down]
+        lost = self.floor.lose(indices)
         if not lost:
             return NOTHING
         rows: list[tuple[int, VariantId]] = []
-        for worker in lost:
-            self.floor.leave(worker)
-            batch, worker.batch.rows = worker.batch.rows, []
+        for worker, batch in lost:
             if batch:
                 self.wasted_s += now - worker.started_s
                 ran = (worker.batch.variant * WORKERS + worker.index) * SIZES + len(batch)
                 self.log.attempted(batch, worker.started_s, now, ran, lost=True)
                 rows += [(row, worker.batch.variant) for row in batch]
-            worker.down, worker.loading, worker.model = True, False, None
-        self.workers_up -= len(lost)
-        self.membership += 1
-        self.floor.in_force = None
         commands: list[Command] = []
-        if self.workers_up:
+        if self.floor.workers_up:
             commands += self._replan(now)
         else:
-            self.floor.index_pools()
-            for variant, queue in enumerate(self.queues):
-                rows += [(row, variant) for row in queue]
-                queue.clear()
+            rows += self.floor.abandon()
         for row, variant in sorted(rows):
-            if not self.workers_up:
-                commands += self._lose(now, row, NO_WORKER)
+            if not self.floor.workers_up:
+                commands += self._endings.lose(now, row, NO_WORKER)
             elif row in self._retried:
-                commands += self._lose(now, row, FAILED_TWICE)
+                commands += self._endings.lose(now, row, FAILED_TWICE)
             else:
                 self._retried.add(row)
                 if row in self.cascade.passed_on and self.pools_of[variant]:
@@ -312,20 +297,12 @@ class Engine:
 
     def worker_joined(self, now: float, *indices: int) -> Sequence[Command]:
         """Workers came (back), at one instant, empty; the policy plans anew."""
-        joined = [worker for worker in map(self.workers.__getitem__, indices) if worker.down]
-        if not joined:
-            return NOTHING
-        for worker in joined:
-            worker.down = False
-        self.workers_up += len(joined)
-        self.membership += 1
-        self.floor.in_force = None
-        return self._replan(now)
+        return self._replan(now) if self.floor.join(indices) else NOTHING
 
     def tick(self, now: float) -> Sequence[Command]:
         """Time for the policy to look around; the host calls it every ``policy.tick_s``."""
         self._look(now)
-        if self.workers_up and (self.policy.monitor(self.view) or now >= self._next_plan_s):
+        if self.floor.workers_up and (self.policy.monitor(self.view) or now >= self._next_plan_s):
             return self._replan(now)
         return NOTHING
 
@@ -334,7 +311,7 @@ class Engine:
         for queue in self.queues:
             if row in queue:
                 queue.remove(row)
-                return self._refuse(now, row, WITHDRAWN)
+                return self._endings.refuse(now, row, WITHDRAWN)
         return NOTHING
 
     def woken(self, now: float) -> Sequence[Command]:
@@ -395,7 +372,7 @@ class Engine:
     def _decided_specially(self, now: float, row: int, variant: VariantId) -> Sequence[Command]:
         """A refusal, a question to the cache, or a variant that needs the cache's answer first."""
         if variant == REFUSED:
-            return self._refuse(now, row, self.log.reasons[self._reason[row]])
+            return self._endings.refuse(now, row, self.log.reasons[self._reason[row]])
         self._asked[row] = variant
         return [LookUpCache(row)]
 
@@ -410,27 +387,13 @@ class Engine:
         return NOTHING
 
     def _nobody_serves(self, now: float, row: int, variant: VariantId) -> Sequence[Command]:
-        if self.workers_up:
+        if self.floor.workers_up:
             name = self.catalog.variants[variant].name
             raise PolicyError(f"policy {self.policy.name!r} routed to {name!r}, which no worker serves")
-        return self._lose(now, row, NO_WORKER)
+        return self._endings.lose(now, row, NO_WORKER)
 
     def _drop(self, row: int) -> None:
-        self._rejects += self._refuse(self.floor.now_s, row, DROPPED)
-
-    def _refuse(self, now: float, row: int, reason: str) -> Sequence[Command]:
-        kept = self.cascade.instead(now, row)
-        if kept is not None:
-            return [kept]
-        self.log.rejected(row, reason)
-        return [Reject(row, reason)]
-
-    def _lose(self, now: float, row: int, reason: str) -> Sequence[Command]:
-        kept = self.cascade.instead(now, row)
-        if kept is not None:
-            return [kept]
-        self.log.lost(row, reason)
-        return [Reject(row, reason)]
+        self._rejects += self._endings.refuse(self.floor.now_s, row, DROPPED)
 
     # -- placement -----------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from argus_sim.core.batching import BatchFormer
 from argus_sim.core.catalog import Catalog
@@ -47,11 +47,13 @@ class Floor:
         "_pools",
         "_rejects",
         "in_force",
+        "membership",
         "now_s",
         "plans",
         "pools_of",
         "queues",
         "workers",
+        "workers_up",
     )
 
     def __init__(
@@ -79,6 +81,9 @@ class Floor:
         if len(kind_of) != workers:
             raise ValueError(f"the catalog has kinds for {len(kind_of)} workers; there are {workers}")
         self.workers = [Worker(index, kind) for index, kind in enumerate(kind_of)]
+        self.workers_up = workers
+        #: Changes whenever workers come or go.
+        self.membership = 0
         self.queues: list[deque[int]] = [deque() for _ in range(variants)]
         self.pools_of: list[tuple[Pool, ...]] = [()] * variants
         #: By what is served and the kind of the workers.
@@ -185,6 +190,43 @@ class Floor:
             if pool.idle:
                 commands += self.fill(now, pool)
         return commands
+
+    # -- workers that come and go --------------------------------------------------------------------------
+
+    def lose(self, indices: Iterable[int]) -> list[tuple[Worker, list[int]]]:
+        """Workers failed; returns those of them that were up, each with the rows that it was running."""
+        lost: list[tuple[Worker, list[int]]] = []
+        for worker in map(self.workers.__getitem__, sorted(indices)):
+            if not worker.down:
+                self.leave(worker)
+                rows, worker.batch.rows = worker.batch.rows, []
+                worker.down, worker.loading, worker.model = True, False, None
+                lost.append((worker, rows))
+        self._count(-len(lost))
+        return lost
+
+    def join(self, indices: Iterable[int]) -> int:
+        """Workers came (back), empty; returns how many of them were not up."""
+        joined = 0
+        for worker in map(self.workers.__getitem__, indices):
+            joined += worker.down
+            worker.down = False
+        self._count(joined)
+        return joined
+
+    def _count(self, more: int) -> None:
+        if more:
+            self.workers_up += more
+            self.membership += 1
+            self.in_force = None
+
+    def abandon(self) -> list[tuple[int, VariantId]]:
+        """No worker is up: empty the queues; returns the rows that waited, each with its variant."""
+        self.index_pools()
+        rows = [(row, variant) for variant, queue in enumerate(self.queues) for row in queue]
+        for queue in self.queues:
+            queue.clear()
+        return rows
 
     # -- placement -----------------------------------------------------------------------------------------
 

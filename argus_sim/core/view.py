@@ -57,7 +57,7 @@ class ClusterView:
 
     @property
     def workers_up(self) -> int:
-        return self._engine.workers_up
+        return self._engine.floor.workers_up
 
     def kind(self, worker: int) -> int:
         """The kind of a worker: its position in ``catalog.kinds``."""
@@ -76,7 +76,7 @@ class ClusterView:
     @property
     def membership(self) -> int:
         """Changes when a worker is lost or joins."""
-        return self._engine.membership
+        return self._engine.floor.membership
 
     # -- load ----------------------------------------------------------------------------------------------
 

@@ -356,6 +356,11 @@ class Axis(Section):
         return {f"{v:g}" if isinstance(v, float) else str(v): v for v in self.values}
 
 
+def _overlap(a: str, b: str) -> bool:
+    """Whether two keys set the same, or one of them something within what the other sets."""
+    return all(x == y or "*" in (x, y) for x, y in zip(a.split("."), b.split("."), strict=False))
+
+
 class Sweep(Section):
     """Variants of the experiment: one for each value of each axis, all else as the experiment says.
 
@@ -371,11 +376,10 @@ class Sweep(Section):
     def _keys_differ(self) -> Self:
         pairs = itertools.combinations(self.axes.items(), 2) if self.grid else ()
         for (first, earlier), (second, later) in pairs:
-            both = [key for key in earlier.keys if key in later.keys]
-            if both:
-                raise ValueError(
-                    f"axes {first!r} and {second!r} both set {both[0]}: at a point of the grid one is lost"
-                )
+            for a, b in itertools.product(earlier.keys, later.keys):
+                if _overlap(a, b):
+                    both = f"both set {a}" if a == b else f"set {a} and {b}, which overlap"
+                    raise ValueError(f"axes {first!r} and {second!r} {both}: at a point of the grid one is lost")
         return self
 
     @model_validator(mode="after")

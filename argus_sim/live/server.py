@@ -208,7 +208,7 @@ class Service:
         engine, catalog = self.executor.engine, self.executor.engine.catalog
         workers = len(engine.workers)
         mean_per_s = catalog.cluster_throughput_per_s(catalog.base, workers) / workers
-        rate = max(engine.workers_up, 1) * mean_per_s
+        rate = max(engine.floor.workers_up, 1) * mean_per_s
         waiting = sum(map(len, engine.queues))
         return max(1, math.ceil(waiting / rate / self.executor.clock.speed))
 
@@ -226,7 +226,7 @@ class Service:
         return PlainTextResponse("ok\n")
 
     async def readyz(self, request: Request) -> Response:
-        up = self.executor.engine.workers_up
+        up = self.executor.engine.floor.workers_up
         ready = self.ready and up > 0
         return JSONResponse({"ready": ready, "workers_up": up}, 200 if ready else 503)
 

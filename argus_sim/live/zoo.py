@@ -14,8 +14,9 @@ from argus_sim.errors import InputError, did_you_mean
 from argus_sim.profile import Profile
 from calibration.approximations import Run, parse
 from calibration.pipelines import DTYPES
+from calibration.text import check_clip
 from calibration.weights import Weights, locate
-from calibration.zoo import ZooModel, select
+from calibration.zoo import ZOOS, ZooModel, select
 
 #: Fewer steps are those of a model that was distilled for them, and are not to be changed.
 _STEPS_MAY_DIFFER = 10
@@ -124,6 +125,12 @@ def live_zoo(
     steps = tuple(sorted({recipe.skipped for recipe in skipping}))
     model = cached[0] if cached else None
     return LiveZoo(entries, weights, recipes, device, dtype, width, threads, model, steps)
+
+
+def check_embedding(embedding: str, zoo: str) -> None:
+    """Raises InputError where an embedding does not know a zoo's prompts; no such zoo is for :func:`live_zoo`."""
+    if zoo in ZOOS:
+        check_clip(embedding, ours=zoo == "shapes")
 
 
 def _with_steps(profile: Profile, entry: ZooModel) -> ZooModel:

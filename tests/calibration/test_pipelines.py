@@ -35,8 +35,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("entry", ZOOS["sd"], ids=lambda entry: entry.name)
 def test_every_architecture_has_its_published_size(entry: ZooModel) -> None:
     rows = pipelines.check_parameters(entry)
-    assert rows
-    assert all(agree for *_, agree in rows), rows
+    assert {component for component, *_ in rows} == set(entry.components)
+    published = {component: agree for component, _, text, agree in rows if text}
+    assert published == dict.fromkeys(entry.published, True), rows
 
 
 @pytest.mark.parametrize(

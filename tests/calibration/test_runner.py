@@ -400,3 +400,15 @@ def test_sizes_on_the_meta_device(capsys: Any) -> None:
     text = capsys.readouterr().out
     assert "859,520,964" in text
     assert "differs" not in text
+
+
+def test_sizes_of_models_that_come_as_folders(tmp_path: Path, capsys: Any) -> None:
+    """Nobody has published them, so there is nothing that they would agree with."""
+    assert main(["--device", "meta", "--zoo", "shapes"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[:2] for row in rows[:3]] == [["shapes-large", part] for part in ("text_encoder", "unet", "vae")]
+    assert len(rows) == 12
+    assert all(len(row) == 3 and int(row[2].replace(",", "")) > 10_000 for row in rows)
+    (tmp_path / "model_index.json").write_text("{}")
+    assert main(["--device", "meta", "--models", f"mine={tmp_path}"]) == 2
+    assert capsys.readouterr().err == f"error: --models: {str(tmp_path)!r} holds no weights as .safetensors\n"

@@ -169,6 +169,8 @@ def test_a_server_answers_and_ends_at_sigterm(tmp_path: Path) -> None:
             "--cache-bytes: no variant of profile 'diffserve-a100' starts from a cached image",
         ),
         ([*REAL, "--set", "profile=diffserve-a100", "--embedding", "clip"], "--embedding: no variant of profile"),
+        ([*REAL, "--zoo", "sd", "--embedding", "clip"], "--embedding: clip is the shapes zoo's own"),
+        ([*REAL, "--zoo", "shape", "--embedding", "clip"], "did you mean 'shapes'"),
     ],
 )
 def test_a_bad_input_is_one_message(

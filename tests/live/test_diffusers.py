@@ -167,7 +167,7 @@ def test_a_worker_killed_under_load_costs_no_request_its_answer() -> None:
             fault = service.executor.faults[0]
             assert (fault.worker, fault.kind) == (0, "lost")
 
-            await until(lambda: engine.workers_up == 2)
+            await until(lambda: engine.floor.workers_up == 2)
             after = processes(service)
             assert after[0] != before[0]
             assert after[1] == before[1]
@@ -186,7 +186,7 @@ def test_a_worker_killed_under_load_costs_no_request_its_answer() -> None:
                 assert re.search("no worker is up|failed twice", response.json()["error"]["message"])
             assert (await client.get("/readyz")).status_code == 503
 
-            await until(lambda: engine.workers_up == 2)
+            await until(lambda: engine.floor.workers_up == 2)
             assert (await client.get("/readyz")).json() == {"ready": True, "workers_up": 2}
             used = {(await ask(client, "a cyan cross", n=4)).headers["x-argus-worker"] for _ in range(4)}
             assert {worker for workers in used for worker in workers.split(",")} == {"0", "1"}
@@ -218,7 +218,7 @@ def test_a_worker_that_dies_while_it_loads_a_model_is_replaced() -> None:
             await until(lambda: [f.kind for f in executor.faults] == ["lost", "joined", "lost", "joined"])
             await until(lambda: not engine.workers[1].loading)
             assert (await ask(client, "a green triangle")).status_code == 200
-            assert engine.workers_up == 2
+            assert engine.floor.workers_up == 2
             loads = [load.finish_s for load in executor.loads if load.worker == 1]
             assert np.isnan(loads[0])
             assert np.isfinite(loads[-1])

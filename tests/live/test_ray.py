@@ -222,7 +222,7 @@ def test_a_process_killed_under_load_costs_no_request_its_answer(cluster: Any, n
             assert images == [str(i).encode() for i in range(60)]
             await until(lambda: executor.faults)
             assert [(fault.worker, fault.kind) for fault in executor.faults][:1] == [(0, "lost")]
-            await until(lambda: engine.workers_up == 2)
+            await until(lambda: engine.floor.workers_up == 2)
             after = pids(executor)
             assert (after[0] != before[0], after[1] == before[1]) == (True, True)
 
@@ -235,7 +235,7 @@ def test_a_process_killed_under_load_costs_no_request_its_answer(cluster: Any, n
             refused = [answer for answer in await answers(asked) if isinstance(answer, Rejected)]
             assert refused
             assert all(answer.lost for answer in refused)
-            await until(lambda: engine.workers_up == 2)
+            await until(lambda: engine.floor.workers_up == 2)
             assert isinstance((await answers([executor.submit(0, "again")]))[0], Served)
             assert engine.is_idle()
 
@@ -251,14 +251,14 @@ def test_capacity_goes_and_comes_with_a_machine(cluster: Any, node: Any, tmp_pat
             await asyncio.to_thread(cluster.remove_node, node, False)
             done = await answers(asked)
             assert {fault.kind for fault in executor.faults} == {"lost"}
-            assert engine.workers_up == 0
+            assert engine.floor.workers_up == 0
             reasons = {answer.reason for answer in done if isinstance(answer, Rejected)}
             assert reasons
             assert all("lost" in reason for reason in reasons), reasons
             # Nobody is there, and that is said at once.
             assert isinstance((await answers([executor.submit(0, "too early")]))[0], Rejected)
             cluster.add_node(num_cpus=2)
-            await until(lambda: engine.workers_up == 2)
+            await until(lambda: engine.floor.workers_up == 2)
             done = await answers([executor.submit(0, f"text {i}") for i in range(20)])
             assert all(isinstance(answer, Served) for answer in done)
 

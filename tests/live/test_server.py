@@ -23,7 +23,7 @@ httpx = pytest.importorskip("httpx", reason="needs the test extra: httpx")
 from starlette.datastructures import URL  # noqa: E402
 from starlette.requests import Request  # noqa: E402
 
-from argus_sim.core.engine import WITHDRAWN  # noqa: E402
+from argus_sim.core.endings import WITHDRAWN  # noqa: E402
 from argus_sim.domain import Outcome  # noqa: E402
 from argus_sim.experiment.simulate import simulate  # noqa: E402
 from argus_sim.live import server  # noqa: E402

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from argus_sim.core.engine import FAILED_TWICE, NO_WORKER
+from argus_sim.core.endings import FAILED_TWICE, NO_WORKER
 from argus_sim.core.outcomes import OutcomeLog
 from argus_sim.domain import Outcome
 

@@ -19,7 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from argus_sim.core.batching import DropRule
 from argus_sim.core.commands import LoadModel, LookUpCache, Reject, WakeUp
-from argus_sim.core.engine import DROPPED, FAILED_TWICE, NO_WORKER, Engine
+from argus_sim.core.endings import DROPPED, FAILED_TWICE, NO_WORKER
+from argus_sim.core.engine import Engine
 from argus_sim.domain import BatchResult, CacheHit, VariantId
 from argus_sim.policies.base import (
     Decision,
@@ -348,7 +349,7 @@ class Host(RuleBasedStateMachine):
         assert all(self.ended[row] in (FAILED_TWICE, NO_WORKER) for row in twice)
         assert engine.arrived == self.next
         assert engine.is_idle() == (len(self.ended) == self.next)
-        assert engine.workers_up == len(self.up)
+        assert engine.floor.workers_up == len(self.up)
         assert engine.view.in_service() == sum(len(rows) for _, rows, _ in self.at_work())
         assert engine.wasted_s == pytest.approx(self.wasted_s)
         assert engine.cascade.passed_on_s == pytest.approx(self.passed_on_s)

@@ -1,0 +1,44 @@
+"""How a request ends for which no image, or no other one, is made any more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from argus_sim.core.cascade import Cascade
+from argus_sim.core.commands import Command, Reject
+from argus_sim.core.outcomes import OutcomeLog
+
+DROPPED = "dropped: could not finish by its deadline"
+FAILED_TWICE = "lost: its worker failed twice"
+NO_WORKER = "lost: no worker is up"
+WITHDRAWN = "withdrawn: its client left"
+
+
+class Endings:
+    """An image that a cascade has kept is the answer; without one the request is rejected or lost.
+
+    Args:
+        cascade: Keeps images.
+        log: Where the end is written.
+    """
+
+    __slots__ = ("_cascade", "_log")
+
+    def __init__(self, cascade: Cascade, log: OutcomeLog) -> None:
+        self._cascade, self._log = cascade, log
+
+    def refuse(self, now: float, row: int, reason: str) -> Sequence[Command]:
+        """It was decided so: by the policy, by the deadline, or by the client."""
+        kept = self._cascade.instead(now, row)
+        if kept is not None:
+            return [kept]
+        self._log.rejected(row, reason)
+        return [Reject(row, reason)]
+
+    def lose(self, now: float, row: int, reason: str) -> Sequence[Command]:
+        """Those who were to make its image failed."""
+        kept = self._cascade.instead(now, row)
+        if kept is not None:
+            return [kept]
+        self._log.lost(row, reason)
+        return [Reject(row, reason)]
