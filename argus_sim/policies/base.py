@@ -50,7 +50,8 @@ def keep_or_move(
     """Turn counts into a placement with the fewest model loads.
 
     Workers that already serve what is wanted keep it; then those that hold the right model change what they
-    serve, which is free; the rest load. Lost workers keep their entry, so that they come back as they were.
+    serve, which is free; the rest load, for what they were meant for already where that is wanted. Lost workers
+    keep their entry, so that they come back as they were.
 
     Args:
         wanted: Number of workers for each thing to serve; must sum to the number of workers that are up. One
@@ -89,6 +90,11 @@ def _assign(
                         left[serve] -= 1
                         break
 
+    def holds(worker: int, serve: Serves) -> bool:
+        return view.holds(worker) == catalog.model[serve[0]]
+
+    # A worker may be meant for what it has yet to load: then another that has the model comes first.
+    settle(lambda worker, serve: view.serves(worker) == serve and holds(worker, serve))
+    settle(holds)
     settle(lambda worker, serve: view.serves(worker) == serve)
-    settle(lambda worker, serve: view.holds(worker) == catalog.model[serve[0]])
     settle(lambda worker, serve: True)
