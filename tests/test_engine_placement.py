@@ -91,6 +91,8 @@ def test_who_has_not_begun_to_load_is_the_one_to_stay() -> None:
     play(engine, ("tick", 1.0, []))
     plan = keep_or_move({(BIG,): 1, (SMALL,): 1}, engine.view, engine.catalog, "x")
     assert plan == Plan(((BIG,), (SMALL,)), "x")
+    plan = keep_or_move({(BIG,): 1, (SMALL,): 1}, engine.view, engine.catalog, "x", each_its_own=True)
+    assert plan == Plan(((SMALL,), (BIG,)), "x")
 
 
 def test_a_load_goes_on_and_another_follows() -> None:
