@@ -53,7 +53,7 @@ class Second:
     look_s = 0.0
 
     def __init__(self, arrival_s: npt.NDArray[np.float64], serves: list[int]) -> None:
-        self.arrival_s = arrival_s.tolist()
+        self.arrival_s: list[float] = arrival_s.tolist()
         # Who has been idle for the shortest time works first; at the start the last one.
         self.workers = [Worker(v, v, i - len(serves)) for i, v in enumerate(serves)]
         self.queues: list[list[int]] = [[] for _ in TIMES_S]
