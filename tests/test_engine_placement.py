@@ -6,7 +6,7 @@ import pytest
 
 from argus_sim.core.commands import LoadModel, LookUpCache, Reject
 from argus_sim.core.endings import FAILED_TWICE, NO_WORKER
-from argus_sim.policies.base import Decision, Refuse, Route
+from argus_sim.policies.base import Decision, Plan, Refuse, Route, keep_or_move
 from argus_sim.record import PlanRecord
 from tests.make_engine import make_engine, make_requests
 from tests.transcripts import (
@@ -81,6 +81,18 @@ def test_a_plan_that_is_taken_back_before_it_took_effect() -> None:
     policy.next_plan, policy.jumped = ((BIG,),), True
     play(engine, ("tick", 2.0, []), ("batch_done", 4.0, 0, []))
     play(engine, ("arrive", 5.0, 1, [Run(0, BIG, (1,))]))
+
+
+def test_who_has_not_begun_to_load_is_the_one_to_stay() -> None:
+    """Worker 0 is to load `small`, but has a batch of `big` to finish: it can go on with `big` for nothing."""
+    engine, policy = make([(BIG,), (SMALL,)], always(BIG))
+    play(engine, ("arrive", 0.0, 0, [Run(0, BIG, (0,))]))
+    policy.next_plan, policy.decide, policy.jumped = ((SMALL,), (SMALL,)), always(SMALL), True
+    play(engine, ("tick", 1.0, []))
+    plan = keep_or_move({(BIG,): 1, (SMALL,): 1}, engine.view, engine.catalog, "x")
+    assert plan == Plan(((BIG,), (SMALL,)), "x")
+    plan = keep_or_move({(BIG,): 1, (SMALL,): 1}, engine.view, engine.catalog, "x", each_its_own=True)
+    assert plan == Plan(((SMALL,), (BIG,)), "x")
 
 
 def test_a_load_goes_on_and_another_follows() -> None:

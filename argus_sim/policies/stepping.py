@@ -94,7 +94,7 @@ class Steps:
             if up != counted:
                 self.workers[self._level[view.serves(worker)]] += 1 if up else -1
         wanted: dict[Serves, int] = {(self.ladder[j],): self.workers[j] for j in self.occupied()}
-        plan = keep_or_move(wanted, view, self._catalog, reason)
+        plan = keep_or_move(wanted, view, self._catalog, reason, each_its_own=True)
         if view.serves(0):  # the first plan of all finds its models in place
             self.look(view, plan)
         return plan
