@@ -312,7 +312,7 @@ def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The setting for it beside ``static``."""
     (tmp_path / "held.py").write_text(HELD)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     return "policies=[static, held:Held]"
 
 

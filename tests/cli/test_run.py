@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from argus_sim.cli import main, output, tables
+from argus_sim.cli import main, output, run, tables
 from argus_sim.experiment import runner
 from argus_sim.experiment.lockfile import LOCK
+from argus_sim.experiment.runner import Run
 from tests.make_experiment import write_experiment
 
 
@@ -24,6 +28,7 @@ def test_run_prints_the_result_and_tells_its_progress(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "_LINE_EVERY_S", math.inf)
     assert main(["run", str(finished / "small.yaml"), "--jobs", "1"]) == 0
     out, err = capsys.readouterr()
     headline, _, peak = out.partition("At the peak")
@@ -38,6 +43,23 @@ def test_run_prints_the_result_and_tells_its_progress(
     assert str(Path("runs/small/report.html")) in out
     assert err == "4 of 4 runs; figures and report\n"
     assert (tmp_path / "runs" / "small" / "report.html").is_file()
+
+
+def test_a_long_run_says_now_and_then_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([0.0, 0.0, 0.0])  # made, and started
+    monkeypatch.setattr(run, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    lines, any_run = run._Lines(), cast("Run", None)
+    lines.start(6, 1)
+    for now_s in (4.0, 12.0, 20.0, 24.0, 25.0):
+        clock = itertools.repeat(now_s)
+        lines.ran(any_run, {"arrived": 60})
+    assert capsys.readouterr().err.splitlines() == [
+        "3 of 6 runs; 10 requests/s, about 0:18 left",
+        "5 of 6 runs; 10 requests/s, about 0:06 left",
+        "6 of 6 runs; figures and report",
+    ]
 
 
 def test_run_quiet_and_json(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

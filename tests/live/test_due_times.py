@@ -89,18 +89,18 @@ def test_time_begins_when_the_client_says_and_only_once(tmp_path: Path) -> None:
             began = {"x-argus-began-s": str(time.monotonic() - 0.25)}
             first = await client.post(PATH, json={"prompt": "a fox"}, headers=began)
             assert float(first.headers["x-argus-arrival-s"]) >= 250  # at a thousand times real speed
-            later = {"x-argus-began-s": str(time.monotonic() - 20)}
+            later = {"x-argus-began-s": str(time.monotonic() - 40)}
             second = await client.post(PATH, json={"prompt": "a fox"}, headers=later)
-            assert float(second.headers["x-argus-arrival-s"]) < 20_000
+            assert float(second.headers["x-argus-arrival-s"]) < 40_000
 
     run(test())
 
 
-@pytest.mark.parametrize("began", ["soon", "nan", "1e999", "-1e9", "{now} + 9"])
+@pytest.mark.parametrize("began", ["soon", "nan", "1e999", "-1e9", "{now} + 9000"])
 def test_a_beginning_that_is_none_is_refused(tmp_path: Path, began: str) -> None:
     async def test() -> None:
         async with running(make_scene(tmp_path)) as (url, service), http(url) as client:
-            header = began if "now" not in began else str(time.monotonic() + 9)
+            header = began if "now" not in began else str(time.monotonic() + 9000)
             response = await client.post(PATH, json={"prompt": "a fox"}, headers={"x-argus-began-s": header})
             assert response.status_code == 400
             assert response.json()["error"]["param"] == "x-argus-began-s"
