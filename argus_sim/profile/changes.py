@@ -111,15 +111,13 @@ def _batched(latency: pd.DataFrame, batching: Batching) -> pd.DataFrame:
     sizes = [2**k for k in range(largest.bit_length())]
     if sizes[-1] != largest:
         sizes.append(largest)
-    parts = []
-    for size in sizes:
-        part = single.copy()
-        part["batch_size"] = size
-        part[_LATENCIES] *= 1.0 + slope * (size - 1)
-        if size > 1:
-            part[["samples", "energy_j"]] = np.nan
-        parts.append(part)
-    return pd.concat(parts, ignore_index=True)
+    changed = pd.concat([single] * len(sizes), ignore_index=True)
+    size = np.repeat(sizes, len(single))
+    changed["batch_size"] = size
+    changed[_LATENCIES] = changed[_LATENCIES].mul(1.0 + slope * (size - 1), axis=0)
+    for unknown in ("samples", "energy_j"):
+        changed[unknown] = changed[unknown].where(size == 1)
+    return changed
 
 
 def _spread(profile: Profile, quality: pd.DataFrame, factor: float) -> tuple[pd.DataFrame, int]:

@@ -179,7 +179,7 @@ class MMPP(Arrivals):
         chain = self._chain()
         n = len(chain)
         balance = np.vstack([chain.T - np.eye(n), np.ones(n)])
-        visits = np.linalg.lstsq(balance, np.append(np.zeros(n), 1.0))[0].clip(min=0.0)
+        visits = np.linalg.lstsq(balance, np.append(np.zeros(n), 1.0), rcond=None)[0].clip(min=0.0)
         time = visits * np.array([state.mean_dwell_s for state in self.states])
         shares: Floats = time / time.sum()
         return shares

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.integrate import trapezoid
 from scipy.stats import norm
 
 from argus_sim.core.beliefs import Beliefs, expected_rise, posterior, reservation, second_gains
@@ -57,7 +58,7 @@ def test_a_judge_that_guesses_tells_nothing() -> None:
 def test_a_reservation_is_where_another_image_just_pays(mean: float, spread: float, cost: float) -> None:
     from_s = reservation(mean, spread, cost)
     x = np.linspace(mean - 8 * spread, mean + 8 * spread, 200_001)
-    gain = float(np.trapezoid(np.maximum(x - from_s, 0.0) * norm.pdf(x, mean, spread), x))
+    gain = float(trapezoid(np.maximum(x - from_s, 0.0) * norm.pdf(x, mean, spread), x))
     assert gain == pytest.approx(cost, rel=1e-3)
 
 
