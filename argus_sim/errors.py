@@ -8,7 +8,8 @@ prints it and exits with code 2; a traceback is a bug of ours.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class InputError(ValueError):
@@ -31,6 +32,23 @@ class InputError(ValueError):
 
 def _rebuild(message: str, where: str | None) -> InputError:
     return InputError(message, where=where)
+
+
+#: What pydantic finds missing or of the wrong shape, in the words of YAML.
+_SHAPES = {
+    "missing": "is required",
+    "tuple_type": "must be a list",
+    "list_type": "must be a list",
+    "dict_type": "must be a mapping",
+    "model_type": "must be a mapping",
+    "model_attributes_type": "must be a mapping",
+}
+
+
+def wording(problem: Mapping[str, Any]) -> str:
+    """What is wrong by one of pydantic's problems, for people who write YAML."""
+    message: str = problem["msg"]
+    return _SHAPES.get(problem["type"], message.removeprefix("Value error, "))
 
 
 def did_you_mean(found: str, allowed: Iterable[str]) -> str:

@@ -68,9 +68,9 @@ def measure(
     approximations: Annotated[
         str | None, typer.Option(help="ac-K, steps-N, deepcache-N, tome-%, int8, fp8, compile; sums with +.")
     ] = None,
-    batch_sizes: Annotated[str | None, typer.Option(help="E.g. 1,2,4,8.")] = None,
+    batch_sizes: Annotated[str | None, typer.Option(help="1,2,4,8 on a GPU by default, else 1,2,4.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps, but for few-step models.")] = None,
-    prompts: Annotated[str | None, typer.Option(help="How many to write, or a file.")] = None,
+    prompts: Annotated[str | None, typer.Option(help="How many to write, or a file; by default 200.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Images per prompt and variant; 2 by default.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of a CPU; all by default.", min=1)] = None,
     dtype: Annotated[str | None, typer.Option(help="half (each model's own), fp16, bf16 or fp32.")] = None,
@@ -79,7 +79,9 @@ def measure(
     ] = None,
     metric: Annotated[str | None, typer.Option(help="The score that ratios are formed from.")] = None,
     embedding: Annotated[str | None, typer.Option(help=f"Of prompts: {_EMBEDDINGS} By default ngrams.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the profile.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the profile; by default calibrated/ZOO-DEVICE.")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out; other options are as they were.")
     ] = False,
@@ -87,7 +89,8 @@ def measure(
     quality_only: Annotated[bool, typer.Option("--quality-only", help="No precise latency.")] = False,
     budget: Annotated[str | None, typer.Option(help="Stop after this long: 90s, 30m, 1h30m.")] = None,
     cell_seconds: Annotated[
-        float | None, typer.Option(help="Time for one latency; long runs on a GPU get more.", min=0.0)
+        float | None,
+        typer.Option(help="Time for one latency; 15 on a GPU, where long runs get more, else 3.", min=0.0),
     ] = None,
     sheets: Annotated[int, typer.Option(help="Contact sheets for this many prompts.", min=0)] = 0,
     plan_only: Annotated[bool, typer.Option("--plan-only", help="Print the plan and stop.")] = False,

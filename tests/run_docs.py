@@ -2,7 +2,8 @@
 
 ``sh`` blocks are commands; ``yaml``, ``csv`` and ``python`` blocks are written to the file that the text before
 them names (```` `mine.yaml`: ````). A comment before a block says otherwise:
-``<!-- run: no, WHY -->`` leaves it out, ``<!-- run: python -->`` executes it. Heavy commands are run in small.
+``<!-- run: no, WHY -->`` leaves it out, ``<!-- run: python -->`` executes it, ``<!-- run: printed -->`` is of
+what the commands before it print. Heavy commands are run in small.
 """
 
 from __future__ import annotations

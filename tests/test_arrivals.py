@@ -321,7 +321,7 @@ def write(path: Path, **changes: object) -> Path:
         ),
         (
             {"arrivals": {"kind": "mmpp", "duration_s": 60, "states": [{"per_min": 1, "dwell_s": 1}] * 2}},
-            r"x.yaml: arrivals.states.0.mean_dwell_s: Field required",
+            r"x.yaml: arrivals.states.0.mean_dwell_s: is required",
         ),
         (
             {"arrivals": {"kind": "piecewise", "duration_s": 60, "points": [[1, 2]]}},
@@ -354,5 +354,5 @@ def test_a_spec_that_is_no_yaml_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"x\.yaml: not YAML: "):
         generate_file(path)
     path.write_text("just text")
-    with pytest.raises(InputError, match=r"x\.yaml: Input should be a valid dictionary"):
+    with pytest.raises(InputError, match=r"x\.yaml: must be a mapping"):
         generate_file(path)

@@ -119,9 +119,15 @@ def at_hand(page: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_what_a_page_says_works(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_page_says_works(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     at_hand(page, tmp_path)
-    assert run_page(page.read_text("utf-8"), tmp_path, monkeypatch) > 0
+    text = page.read_text("utf-8")
+    assert run_page(text, tmp_path, monkeypatch) > 0
+    printed = capsys.readouterr().out
+    for block in blocks(text):
+        assert block.run != "printed" or block.text in printed
 
 
 #: What the README's placeholders are filled with.

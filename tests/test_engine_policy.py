@@ -12,8 +12,8 @@ from argus_sim.core.commands import LookUpCache, Reject, WakeUp
 from argus_sim.core.floor import PolicyError
 from argus_sim.core.view import ClusterView
 from argus_sim.domain import CacheHit, Request, VariantId
-from argus_sim.policies.base import AskCache, Decision, Refuse, Route, Serves, Wait
-from tests.make_engine import make_engine, make_policy, make_requests
+from argus_sim.policies.base import AskCache, Decision, Params, Policy, Refuse, Route, Serves, Wait
+from tests.make_engine import make_engine, make_policy, make_requests, make_setup
 from tests.transcripts import (
     AC10,
     AC25,
@@ -208,3 +208,15 @@ def test_a_plan_that_cannot_be(plan: list[Serves], message: str) -> None:
     policy.next_plan = tuple(plan)
     with pytest.raises(PolicyError, match=message):
         make_engine(policy, make_requests([0.0])).start()
+
+
+def test_what_a_policy_leaves_out_is_named() -> None:
+    class Half(Policy):
+        name = "half"
+
+    policy = Half(make_setup(PROFILE, 1), Params())
+    engine = make_engine(policy, make_requests([0.0]))
+    with pytest.raises(NotImplementedError, match="Half does not define plan: what each worker serves"):
+        engine.start()
+    with pytest.raises(NotImplementedError, match="Half does not define route: which variant a request gets"):
+        policy.route(Request([0.0], [1.0], [0]), engine.view)

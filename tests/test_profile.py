@@ -345,6 +345,14 @@ def test_falling_throughput_is_a_remark_not_an_error() -> None:
     assert ladder().validate() == ()
 
 
+def test_prompts_of_one_split_only_are_remarked_on() -> None:
+    profile = ladder()
+    tables = {name: profile.table(name) for name in profile.tables}
+    tables["prompts"]["split"] = "test"
+    remark = "no prompts with split 'train': no experiment can use the profile"
+    assert Profile.from_tables(profile.manifest, tables).validate() == (remark,)
+
+
 def test_every_row_must_have_an_origin() -> None:
     manifest, tables = parts(ladder())
 

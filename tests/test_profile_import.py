@@ -126,7 +126,7 @@ def test_an_imported_profile_can_be_stored(ratings: Path, lender: Profile, tmp_p
     [
         ("genai_bench", {}, "unknown format 'genai_bench'; did you mean 'genai-bench'"),
         ("genai-bench", {"latencies_from": "x"}, "no option 'latencies_from'; did you mean 'latency_from'"),
-        ("genai-bench", {}, "needs the option 'latency_from'"),
+        ("genai-bench", {}, "needs the option 'latency_from': the profile that latencies are borrowed from"),
         ("genai-bench", {"latency_from": "diffserve"}, "did you mean 'diffserve-a100'"),
         ("genai-bench", {"latency_from": "artefact-a100"}, "no variant 'sdxl-lightning'"),
         ("genai-bench", {"latency_from": "diffserve-a100", "models": ["SDXL"]}, "did you mean 'SDXL_"),

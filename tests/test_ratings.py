@@ -131,7 +131,8 @@ def test_a_column_of_raters_is_kept(tmp_path: Path, lender: Profile) -> None:
         ({"latency_of": {"Z": "sdxl"}}, "no ratings of model 'Z'"),
         ({"latency_of": {}}, "latency_of names no model. Allowed: X, Y"),
         ({"latency_of": {"X": "sd15", "Y": "sd51"}}, "no variant 'sd51'"),
-        ({}, "needs the option 'latency_of'"),
+        ({}, "needs the option 'latency_of': the variant of that profile"),
+        ({"latency_of": "X"}, "format csv: latency_of: must be a mapping, found 'X'"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, lender: Profile, options: dict[str, Any], expected: str) -> None:

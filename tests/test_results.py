@@ -110,6 +110,10 @@ def test_in_a_notebook_it_is_the_headline_table(results: Results) -> None:
     assert "<b>" in html
 
 
+def test_elsewhere_it_is_a_line(results: Results) -> None:
+    assert repr(results) == f"<Results {results.folder}: 4 runs of static, argus>"
+
+
 def test_without_a_report_only_tables_are_left(tmp_path: Path) -> None:
     results = Experiment.load(write_experiment(tmp_path)).run(tmp_path / "out", jobs=1, report=False)
     assert {path.name for path in results.folder.iterdir()} == {

@@ -303,6 +303,22 @@ def test_validate_finds_what_is_wrong_at_a_point(tmp_path: Path, capsys: pytest.
     assert not (tmp_path / "out").exists()
 
 
+def test_a_load_that_follows_the_cluster_is_remarked_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gpus = {"axes": {"gpus": {"key": "cluster.workers", "values": [2, 3]}}}
+    data = content() | {"sweep": gpus}
+    write_experiment(tmp_path, data)
+    assert main(["validate", str(tmp_path / "small.yaml")]) == 0
+    assert capsys.readouterr().err == ""
+    data["traces"][0]["peak"] = {"of_capacity": 1.2, "window_s": 30}
+    path = write_experiment(tmp_path, data)
+    for command in (["validate", str(path)], ["run", str(path), "--out", str(tmp_path / "out"), "--jobs", "1"]):
+        assert main(command) == 0
+        assert "note: gpus changes the cluster, and with it the load of rush: peak" in capsys.readouterr().err
+    assert "gpus changes the cluster" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_results_of_a_sweep_are_those_of_its_points(swept: Path, tmp_path: Path) -> None:
     out = swept / "out"
     loaded = Results.load(out)

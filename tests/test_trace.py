@@ -150,9 +150,11 @@ HEADER = (
         ("arrival_s,prompt\n1,a\n2\n", "a.csv: line 3: has 1 fields, the header has 2"),
         ("arrival,prompt\n1,a\n", "a.csv: no column 'arrival_s'; did you mean 'arrival'?"),
         ("arrival_s,arrival_s\n1,1\n", "a.csv: more than one column 'arrival_s'"),
+        ("when,user\n1,a\n", r"a.csv: no column 'arrival_s'.*'argus-sim traces import csv' .* time_column=NAME"),
+        ("arrival_s\n1741089600\n1741089601\n", r"a.csv: begins at 1.741e\+09 s, years .* from_first=true"),
         ("arrival_s\n", "a.csv: has no arrivals"),
         ("", "a.csv: no column 'arrival_s'"),
-        ("# argus_sim.trace: {}\narrival_s\n1\n", "a.csv: line 1: name: Field required"),
+        ("# argus_sim.trace: {}\narrival_s\n1\n", "a.csv: line 1: name: is required"),
         ("# argus_sim.trace: {\narrival_s\n1\n", "a.csv: line 1: Invalid JSON"),
     ],
 )

@@ -92,7 +92,7 @@ def _check(what: str) -> Found:
 def _yaml(path: Path) -> Found:
     """An experiment, or the specification of a trace."""
     from argus_sim.experiment import Experiment, runner
-    from argus_sim.experiment.basis import unused
+    from argus_sim.experiment.basis import rescaled, unused
     from argus_sim.experiment.scene import Scene
     from argus_sim.experiment.settings import read_yaml
     from argus_sim.trace.arrivals import generate_file
@@ -125,12 +125,13 @@ def _yaml(path: Path) -> Found:
     ]
     for config in experiment.traces:
         trace = scene.trace(config, experiment.seed)
-        peak_per_min = 60.0 * trace.peak_per_s(min(300.0, trace.duration_s))
+        window_s = min(300.0, trace.duration_s)
+        peak_per_min = 60.0 * trace.peak_per_s(window_s)
         facts.append(
             f"trace {config.name}: {len(trace):,} requests in {duration(trace.duration_s)}, at most "
-            f"{peak_per_min:,.1f}/min over 5 min: {peak_per_min / per_min:.2f} x that"
+            f"{peak_per_min:,.1f}/min over {duration(window_s)}: {peak_per_min / per_min:.2f} x that"
         )
-    remarks = dict.fromkeys(remark for each in scenes for remark in unused(each))
+    remarks = dict.fromkeys([*rescaled(experiment), *(remark for each in scenes for remark in unused(each))])
     return Found("experiment", experiment.name, facts, list(remarks))
 
 

@@ -198,7 +198,7 @@ def table(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Put the table into this file, between <!-- NAME table --> and <!-- end of NAME table -->.",
+            help="Put the table into this file, between `<!-- NAME table -->` and `<!-- end of NAME table -->`.",
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="The NAME of that place; by default the run's folder.")] = None,

@@ -52,7 +52,7 @@ def load(
         Path | None,
         typer.Option(metavar="FILE", help="Ask for these prompts, one a line. Default: the trace's own."),
     ] = None,
-    speed: Annotated[float, typer.Option(help="Seconds of the trace in a real one.")] = 1.0,
+    speed: Annotated[float, typer.Option(help="Seconds of the trace in a real one; as the server's.")] = 1.0,
     slo_s: Annotated[
         float | None,
         typer.Option(metavar="S", help="Deadline after due; by default 3 times the profile's base latency."),

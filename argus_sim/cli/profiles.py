@@ -147,6 +147,8 @@ def _variants(profile: Profile) -> list[dict[str, Any]]:
     epilog=output.examples(
         "argus-sim profiles import genai-bench genai_bench_527_human.csv --out my/ratings "
         "--option latency_from=diffserve-a100",
+        "argus-sim profiles import csv ratings.csv --out my/ratings -o latency_from=diffserve-a100 "
+        "-o 'latency_of={big: sdxl, small: sd15}'",
     ),
 )
 def import_(

@@ -92,11 +92,14 @@ def _run(
 ) -> tuple[Scene, Results]:
     """Run with progress; ``begun`` gets the folder as soon as there is something in it to go on from."""
     from argus_sim.experiment import Experiment, lockfile, runner
+    from argus_sim.experiment.basis import rescaled
     from argus_sim.experiment.scene import Scene
 
     path = find_experiment(name_or_path)
     changes = [*settings, *([f"replications={seeds}"] if seeds else [])]
     experiment = Experiment.load(path, changes)
+    for remark in rescaled(experiment):
+        output.remark(f"note: {remark}", quiet=quiet)
     folder = out or Path("runs") / experiment.name
     lock = lockfile.read_lock(path)
     _note_differences(lock, changed=bool(changes), quiet=quiet)

@@ -159,7 +159,8 @@ class Catalog(Timings):
         train = profile.is_train
         if not train.any():
             raise InputError(
-                f"profile {profile.name!r} has no prompts with split 'train': nothing could be known of quality"
+                f"profile {profile.name!r} has no prompts with split 'train': nothing could be known of quality; "
+                "an import gives that to half of them, by their texts, so have more prompts"
             )
         for kind in kinds:
             _same_variants(profile, kind, where)

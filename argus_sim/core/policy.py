@@ -181,7 +181,7 @@ class Policy:
 
     def plan(self, view: ClusterView) -> Plan:
         """Which variants each worker serves."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define plan: what each worker serves")
 
     def monitor(self, view: ClusterView) -> bool:
         """True to be asked for a plan at once (demand jumped, say)."""
@@ -189,7 +189,7 @@ class Policy:
 
     def route(self, request: Request, view: ClusterView) -> Decision:
         """Which variant a request gets, or a refusal."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define route: which variant a request gets")
 
     def batch(self, queue: Sequence[int], variant: VariantId, worker: int, view: ClusterView) -> int | Wait:
         """How many of the waiting requests (rows, oldest first) to run now.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from argus_sim.experiment import cache_setup
 from argus_sim.experiment.config import Experiment
 from argus_sim.experiment.scene import Scene
@@ -74,6 +76,18 @@ def unused(scene: Scene) -> list[str]:
             f"cluster.cache changes nothing: profile {scene.profile.name!r} has no similarity table, so no cache"
         )
     return found
+
+
+def rescaled(experiment: Experiment) -> list[str]:
+    """Axes of a sweep that change the cluster, where loads are a multiple of what it serves."""
+    traces = [t.name for t in experiment.traces if any(part.peak is not None for part in t.parts())]
+    axes = experiment.sweep.axes if experiment.sweep is not None else {}
+    return [
+        f"{name} changes the cluster, and with it the load of {', '.join(traces)}: peak.of_capacity "
+        "is a multiple of what the cluster serves; scale_rate gives one load at all points"
+        for name, axis in axes.items()
+        if traces and any(re.fullmatch(r"cluster|cluster\.workers|cluster\.kinds.*", key) for key in axis.keys)
+    ]
 
 
 def _cascades(experiment: Experiment) -> list[str]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Results:
     """What an experiment came to.
 
@@ -163,6 +163,10 @@ class Results:
             parts.append(table.assign(policy=policy, trace=trace, seed=seed))
         table = pd.concat(parts, ignore_index=True)
         return table[[*KEYS, *(column for column in table.columns if column not in KEYS)]]
+
+    def __repr__(self) -> str:
+        policies = ", ".join(self.summary["policy"].unique())
+        return f"<Results {self.folder}: {len(self.summary)} runs of {policies}>"
 
     def _repr_html_(self) -> str:
         """In a notebook: the headline numbers."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from argus_sim.errors import InputError, did_you_mean
+from argus_sim.errors import InputError, did_you_mean, wording
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -17,7 +18,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError("there is no such file", where=str(path)) from None
+        near = difflib.get_close_matches(path.name, [file.name for file in path.parent.glob("*.y*ml")], n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"there is no such file{hint}", where=str(path)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot be read: {error}", where=str(path)) from None
     except yaml.YAMLError as error:
@@ -93,10 +96,11 @@ def input_error(error: ValidationError, model: type[BaseModel], data: Any, where
     first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     path = _yaml_path(first["loc"], data)
     if first["type"] == "extra_forbidden":
-        allowed = _fields_at(model, first["loc"][:-1])
-        return InputError(
-            f"unknown key {path[-1]!r}{did_you_mean(path[-1], allowed)}", where=f"{where}: {'.'.join(path)}"
-        )
+        hint = did_you_mean(path[-1], _fields_at(model, first["loc"][:-1]))
+        elsewhere = _in_a_section(model, path[-1]) if len(path) == 1 else None
+        if elsewhere is not None and hint.startswith("."):
+            hint = f"; did you mean {elsewhere!r}?{hint.removeprefix('.')}"
+        return InputError(f"unknown key {path[-1]!r}{hint}", where=f"{where}: {'.'.join(path)}")
     if first["type"] == "union_tag_invalid":
         tag, expected = first["ctx"]["tag"], re.findall(r"'(.*?)'", first["ctx"]["expected_tags"])
         return InputError(
@@ -104,8 +108,7 @@ def input_error(error: ValidationError, model: type[BaseModel], data: Any, where
         )
     found = first["input"]
     text = "" if isinstance(found, dict) or first["type"] == "missing" else f"; found {found!r}"
-    message = "is required" if first["type"] == "missing" else first["msg"].removeprefix("Value error, ")
-    return InputError(f"{message}{text}", where=f"{where}: {'.'.join(path)}" if path else where)
+    return InputError(f"{wording(first)}{text}", where=f"{where}: {'.'.join(path)}" if path else where)
 
 
 def _yaml_path(location: tuple[int | str, ...], data: Any) -> list[str]:
@@ -121,10 +124,24 @@ def _yaml_path(location: tuple[int | str, ...], data: Any) -> list[str]:
     return path
 
 
+def _in_a_section(model: type[BaseModel], key: str) -> str | None:
+    """The path of a key that one section has, like ``cluster.workers``."""
+    found = [
+        f"{name}.{key}"
+        for name, field in model.model_fields.items()
+        if get_origin(field.annotation) is not tuple
+        and any(key in m.model_fields for m in _models(field.annotation))
+    ]
+    return found[0] if len(found) == 1 else None
+
+
 def _fields_at(model: Any, location: tuple[int | str, ...]) -> list[str]:
     """The fields of the section at a place in the YAML, followed through lists and unions."""
     for part in location:
         if isinstance(part, int):
+            continue
+        if get_origin(model) is dict:
+            model = get_args(model)[1]
             continue
         options = [m for m in _models(model) if part in m.model_fields]
         named = [m for m in _models(model) if m.__name__ == part or _kind(m) == part]

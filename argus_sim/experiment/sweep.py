@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from argus_sim import metrics
-from argus_sim.experiment.basis import provenance_rows, unused
+from argus_sim.experiment.basis import provenance_rows, rescaled, unused
 from argus_sim.experiment.config import Experiment
 from argus_sim.experiment.scene import Scene
 from argus_sim.files import write_atomically
@@ -67,6 +67,7 @@ def conclude(
         facts=_facts(experiment, scenes),
         notes=[
             *([experiment.description] if experiment.description else []),
+            *rescaled(experiment),
             *dict.fromkeys(remark for scene in scenes.values() for remark in unused(scene)),
         ],
     )

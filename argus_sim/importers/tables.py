@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from argus_sim.errors import InputError
+from argus_sim.columns import read_header
+from argus_sim.errors import InputError, did_you_mean
 from argus_sim.importers.base import (
     NO_STAMP,
     SECONDS,
@@ -25,10 +27,8 @@ from argus_sim.importers.base import (
     times_of,
 )
 from argus_sim.provenance import Provenance
+from argus_sim.trace.file import LATEST_START_S
 from argus_sim.trace.trace import Floats
-
-#: No trace has its first arrival later, 3 years.
-_YEARS_S = 3 * 365 * 86_400.0
 
 
 class _Table(Format):
@@ -63,7 +63,7 @@ def _from_zero(batches: Iterator[Batch], path: Path) -> Iterator[Batch]:
     for batch in batches:
         first_s = min(first_s, batch.start_s)
         yield batch
-    if _YEARS_S < first_s < math.inf:
+    if LATEST_START_S < first_s < math.inf:
         raise InputError(
             f"begins at {first_s:.4g} s; count from its first arrival (from_first=true), or see to the unit",
             where=str(path),
@@ -81,10 +81,25 @@ class CSV(_Table):
         kinds: Kinds = {self.time_column: "text" if self.unit == "timestamp" else "number"}
         if self.prompt_column is not None:
             kinds = {**kinds, self.prompt_column: "text"}
+        if self.time_column not in (names := read_header(path)):
+            hint = did_you_mean(self.time_column, names)
+            raise InputError(
+                f"no column {self.time_column!r}{hint} Say which has the times: time_column=NAME", where=str(path)
+            )
         rows, clock = Rows(path, kinds), Clock()
-        for batch in rows:
+        for batch in self._of(rows):
             times = times_of(rows, batch, self.time_column, self.unit, clock)
             yield Batch(times, None if self.prompt_column is None else batch[self.prompt_column])
+
+    def _of(self, rows: Rows) -> Iterator[dict[str, Any]]:
+        """The batches; where a time is no number, the error says how dates are read."""
+        try:
+            yield from rows
+        except InputError as error:
+            is_time = f"column {self.time_column!r}" in (error.where or "")
+            if not is_time or self.unit == "timestamp" or not error.message.endswith("is not a number"):
+                raise
+            raise InputError(f"{error.message}; dates need unit=timestamp", where=error.where) from error
 
 
 class Parquet(_Table):

@@ -183,7 +183,8 @@ async def play(
             ``b64_json``. What it raises ends the load, and is raised.
 
     Raises:
-        InputError: There is no server at the address, or its first answer says that no request will be served.
+        InputError: There is no server at the address, its clock runs at another speed, or its first answer says
+            that no request will be served.
     """
     answers = Answers(due_s, speed)
     headers = {"content-type": "application/json"}
@@ -198,7 +199,9 @@ async def play(
     )
     async with session:
         await _knock(session, target.url, warm_up)
-        answers.workers_up = await _workers_up(session, target.url)
+        ready = await _ready(session, target.url)
+        _check_speed(ready.get("speed"), speed, target.url)
+        answers.workers_up = _workers_up(ready.get("workers_up"))
         sender = _Sender(session, target, answers, stop or asyncio.Event(), on_image)
         gc.collect()
         gc.freeze()  # collections that walked all that is here would make requests late
@@ -236,14 +239,27 @@ async def _knock(session: aiohttp.ClientSession, url: str, connections: int) -> 
         raise InputError(f"no server answers: {_why(error)}", where=f"--url {url}") from None
 
 
-async def _workers_up(session: aiohttp.ClientSession, url: str) -> int:
-    """How many workers a server of ours has; 0 of any other."""
+async def _ready(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
+    """What a server of ours says of itself; nothing of any other."""
     try:
         async with session.get(f"{url}/readyz", timeout=aiohttp.ClientTimeout(total=_KNOCK_S)) as response:
-            said = json.loads(await response.content.read(_MAX_ERROR_BYTES))["workers_up"]
-    except (aiohttp.ClientError, OSError, TimeoutError, ValueError, LookupError, TypeError):
-        return 0
+            said = json.loads(await response.content.read(_MAX_ERROR_BYTES))
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _workers_up(said: object) -> int:
     return said if type(said) is int and 0 < said <= _MAX_WORKERS else 0
+
+
+def _check_speed(said: object, speed: float, url: str) -> None:
+    """A server whose time runs faster would see a load that is thinner by as much."""
+    if isinstance(said, int | float) and not isinstance(said, bool) and said != speed:
+        raise InputError(
+            f"the server's clock runs at {said:g} times real speed, the load at {speed:g}; give both one --speed",
+            where=f"--url {url}",
+        )
 
 
 class _Sender:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hmac
 import logging
 import math
@@ -21,6 +22,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
+from argus_sim.errors import InputError
 from argus_sim.live import api
 from argus_sim.live.executor import Executor
 from argus_sim.live.seams import Rejected, Served
@@ -228,7 +230,8 @@ class Service:
     async def readyz(self, request: Request) -> Response:
         up = self.executor.engine.floor.workers_up
         ready = self.ready and up > 0
-        return JSONResponse({"ready": ready, "workers_up": up}, 200 if ready else 503)
+        said = {"ready": ready, "workers_up": up, "speed": self.executor.clock.speed}
+        return JSONResponse(said, 200 if ready else 503)
 
     async def metrics(self, request: Request) -> Response:
         return Response(generate_latest(self.telemetry.registry), media_type=CONTENT_TYPE_LATEST)
@@ -301,7 +304,7 @@ async def serve(
         at_once: Once it is set as well, what is open is refused.
 
     Raises:
-        OSError: The address cannot be listened on.
+        InputError: The address cannot be listened on.
         Exception: What the engine failed with, if it did.
     """
     config, executor = service.config, service.executor
@@ -381,9 +384,10 @@ def _listen(host: str, port: int) -> Any:
     try:
         ours.bind((host, port))
         ours.listen(_BACKLOG)  # with that option, an address that is only bound is still anybody's
-    except OSError:
+    except OSError as error:
         ours.close()
-        raise
+        hint = "; --port N listens on another port" if error.errno == errno.EADDRINUSE else ""
+        raise InputError(f"{error.strerror}{hint}", where=_url(host, port)) from error
     return ours
 
 

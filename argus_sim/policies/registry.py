@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from argus_sim.errors import InputError, did_you_mean
+from argus_sim.errors import InputError, did_you_mean, wording
 from argus_sim.policies.base import Params, Policy
 
 GROUP = "argus_sim.policies"
@@ -30,10 +30,13 @@ def find(name: str, *, where: str | None = None) -> type[Policy]:
     else:
         points = entry_points(group=GROUP)
         if name not in points.names:
-            raise InputError(f"unknown policy {name!r}{did_you_mean(name, points.names)}", where=where)
+            own = " One of your own is MODULE:CLASS, with the module on PYTHONPATH."
+            raise InputError(f"unknown policy {name!r}{did_you_mean(name, points.names)}{own}", where=where)
         found = _import(points[name].value, where)
     if not (isinstance(found, type) and issubclass(found, Policy)):
         raise InputError(f"{name!r} is not a subclass of argus_sim.policies.base.Policy", where=where)
+    if not isinstance(getattr(found, "name", None), str):
+        raise InputError(f'{name!r} has no name: give the class one, name = "..."', where=where)
     return found
 
 
@@ -42,7 +45,10 @@ def _import(reference: str, where: str | None) -> Any:
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise InputError(f"policy {reference!r} cannot be imported: {error}", where=where) from error
+        hint = ""
+        if isinstance(error, ModuleNotFoundError) and error.name == module:
+            hint = "; its folder must be on PYTHONPATH (PYTHONPATH=. for this one)"
+        raise InputError(f"policy {reference!r} cannot be imported: {error}{hint}", where=where) from error
 
 
 def parameters(policy: type[Policy], values: dict[str, Any], *, where: str) -> Params:
@@ -56,5 +62,4 @@ def parameters(policy: type[Policy], values: dict[str, Any], *, where: str) -> P
             hint = did_you_mean(field, policy.Params.model_fields)
             raise InputError(f"policy {policy.name!r} has no parameter {field!r}{hint}", where=where) from None
         found = f"; found {first['input']!r}" if not isinstance(first["input"], dict) else ""
-        message = first["msg"].removeprefix("Value error, ")
-        raise InputError(f"{message}{found}", where=f"{where}.{field}" if field else where) from None
+        raise InputError(f"{wording(first)}{found}", where=f"{where}.{field}" if field else where) from None

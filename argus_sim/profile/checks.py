@@ -43,6 +43,11 @@ def check(manifest: Manifest, tables: Mapping[str, pd.DataFrame]) -> tuple[list[
             problems.append(f"table similarity: {int(outside.sum())} similarities outside [-1, 1]")
     _check_variants(manifest, tables["variants"], problems)
     _check_latency(manifest, tables, problems, remarks)
+    remarks.extend(
+        f"no prompts with split {split!r}: no experiment can use the profile"
+        for split in SPLITS
+        if split not in set(tables["prompts"]["split"])
+    )
     _check_loads(tables, problems)
     _check_quality(manifest, tables, problems)
     _check_provenance(manifest, tables, problems)

@@ -14,7 +14,7 @@ from typing import Any, Final
 import pandas as pd
 from pydantic import ConfigDict, ValidationError, validate_call
 
-from argus_sim.errors import InputError, did_you_mean
+from argus_sim.errors import InputError, did_you_mean, wording
 from argus_sim.importers.requests import GenTD26Requests
 from argus_sim.profile.profile import Profile
 from argus_sim.profile.rating_profile import Borrowed, Stand, build, read_table
@@ -28,6 +28,12 @@ from argus_sim.profile.ratings import (
 from argus_sim.provenance import Provenance
 
 __all__ = ["IMPORTERS", "import_genai_bench", "import_profile"]
+
+
+_NEEDED: Final = {
+    "latency_from": ": the profile that latencies are borrowed from, e.g. latency_from=diffserve-a100",
+    "latency_of": ": the variant of that profile whose latencies each model gets, e.g. latency_of={mine: sdxl}",
+}
 
 
 def import_profile(format: str, path: str | os.PathLike[str], **options: Any) -> Profile:
@@ -51,7 +57,7 @@ def import_profile(format: str, path: str | os.PathLike[str], **options: Any) ->
             raise InputError(f"format {format!r} has no option {option!r}{did_you_mean(option, known)}")
     for name in known:
         if parameters[name].default is inspect.Parameter.empty and name not in options:
-            raise InputError(f"format {format!r} needs the option {name!r}")
+            raise InputError(f"format {format!r} needs the option {name!r}{_NEEDED.get(name, '')}")
     checked = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(importer)
     try:
         profile: Profile = checked(path, **options)
@@ -59,7 +65,7 @@ def import_profile(format: str, path: str | os.PathLike[str], **options: Any) ->
         first = error.errors(include_url=False)[0]
         option = ".".join(str(part) for part in first["loc"])
         raise InputError(
-            f"{first['msg']}, found {first['input']!r}", where=f"format {format}: {option}"
+            f"{wording(first)}, found {first['input']!r}", where=f"format {format}: {option}"
         ) from None
     return profile
 

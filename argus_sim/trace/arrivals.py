@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from argus_sim.errors import InputError, did_you_mean
+from argus_sim.errors import InputError, did_you_mean, wording
 from argus_sim.provenance import Provenance
 from argus_sim.trace.fitted import Fitted
 from argus_sim.trace.rate import Arrivals, NonNegative, Positive, ascending, lines, steps
@@ -296,8 +296,7 @@ def first_problem(error: ValidationError, fields: Iterable[str]) -> str:
     if problem["type"] == "union_tag_invalid":
         tag = str(problem["ctx"]["tag"])
         return f"unknown kind {tag!r}{did_you_mean(tag, _KINDS)}"
-    message = problem["msg"].removeprefix("Value error, ")
-    return message + (f", found {found!r}" if isinstance(found, str | float | int | None) else "")
+    return wording(problem) + (f", found {found!r}" if isinstance(found, str | float | int | None) else "")
 
 
 def _spec_error(error: ValidationError, path: Path) -> InputError:

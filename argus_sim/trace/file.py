@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from argus_sim.columns import cell, read_batches, read_header, read_numbers, read_texts
-from argus_sim.errors import InputError, did_you_mean
+from argus_sim.errors import InputError, did_you_mean, wording
 from argus_sim.provenance import Provenance
 
 Floats = npt.NDArray[np.float64]
@@ -38,6 +38,8 @@ Floats = npt.NDArray[np.float64]
 _KEY = "argus_sim.trace"
 _COMMENT = f"# {_KEY}: ".encode()
 _SUFFIXES = (".csv", ".parquet")
+#: No trace that counts from its own start has its first arrival later, 3 years.
+LATEST_START_S = 3 * 365 * 86_400.0
 
 
 class Header(BaseModel):
@@ -100,6 +102,7 @@ def read_in_batches(path: Path) -> tuple[Header | None, Iterator[Floats]]:
         raise InputError("no such file", where=str(path))
     if path.suffix == ".csv":
         text, skip_lines = _csv_header(path)
+        _check_names(read_header(path, skip_lines=skip_lines), path)
         where = f"{path}: line 1"
         batches = (
             batch["arrival_s"] for batch in read_batches(path, {"arrival_s": "number"}, skip_lines=skip_lines)
@@ -119,7 +122,29 @@ def read_in_batches(path: Path) -> tuple[Header | None, Iterator[Floats]]:
         def at(row: int) -> str:
             return f"{path}: row {row + 1}, column 'arrival_s'"
 
-    return None if text is None else _validated(text, where), _in_order(batches, at)
+    if text is None:
+        return None, _in_order(_from_its_start(batches, path), at)
+    return _validated(text, where), _in_order(batches, at)
+
+
+def _from_its_start(batches: Iterable[Floats], path: Path) -> Iterator[Floats]:
+    first = True
+    for times in batches:
+        if first and len(times):
+            _check_start(float(times[0]), path)
+            first = False
+        yield times
+
+
+def _check_start(first_s: float, path: Path) -> None:
+    """Refuse times that count from 1970, or are in another unit."""
+    if LATEST_START_S < first_s < math.inf:
+        format = path.suffix[1:]
+        raise InputError(
+            f"begins at {first_s:.4g} s, years after its start; 'argus-sim traces import {format}' counts from "
+            "the first arrival (-o from_first=true) and knows other units (-o unit=ms)",
+            where=str(path),
+        )
 
 
 def _in_order(batches: Iterable[Floats], at: Callable[[int], str]) -> Iterator[Floats]:
@@ -184,7 +209,9 @@ def first_fault(arrival_s: Floats, *, after_s: float = -math.inf) -> tuple[int, 
 
 def _read_csv(path: Path) -> tuple[Header, Floats, list[str] | None]:
     header, skip = _csv_header(path)
-    prompted = "prompt" in read_header(path, skip_lines=skip)
+    names = read_header(path, skip_lines=skip)
+    _check_names(names, path)
+    prompted = "prompt" in names
     times = read_numbers(path, "arrival_s", skip_lines=skip)
     fault = first_fault(times)
     if fault:
@@ -232,12 +259,18 @@ def _parquet_file(path: Path) -> pq.ParquetFile:
     except pa.ArrowInvalid as error:
         raise InputError(f"not a Parquet file: {error}", where=str(path)) from error
     schema = file.schema_arrow
-    if "arrival_s" not in schema.names:
-        raise InputError(f"no column 'arrival_s'{did_you_mean('arrival_s', schema.names)}", where=str(path))
+    _check_names(schema.names, path)
     found = schema.field("arrival_s").type
     if not (pa.types.is_floating(found) or pa.types.is_integer(found)):
         raise InputError(f"column 'arrival_s' must hold numbers, found {found}", where=str(path))
     return file
+
+
+def _check_names(names: Sequence[str], path: Path) -> None:
+    if "arrival_s" not in names:
+        hint = did_you_mean("arrival_s", names)
+        other = f"'argus-sim traces import {path.suffix[1:]}' reads another one (-o time_column=NAME)."
+        raise InputError(f"no column 'arrival_s'{hint} {other}", where=str(path))
 
 
 def _write_parquet(path: Path, header: Header, arrival_s: Floats, prompt: Sequence[str] | None) -> None:
@@ -253,6 +286,7 @@ def _parse_header(text: bytes | None, path: Path, arrival_s: Floats, *, where: s
     if not len(arrival_s):
         raise InputError("has no arrivals", where=str(path))
     if text is None:
+        _check_start(float(arrival_s[0]), path)
         origin = Provenance(kind="recorded", source=f"{path.name} (the file does not state its origin)")
         return Header(name=path.stem, duration_s=float(arrival_s[-1]), provenance=(origin,))
     return _validated(text, where)
@@ -264,7 +298,7 @@ def _validated(text: bytes, where: str) -> Header:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
-        raise InputError(f"{field}: {first['msg']}" if field else first["msg"], where=where) from error
+        raise InputError(f"{field}: {wording(first)}" if field else wording(first), where=where) from error
 
 
 def _check_suffix(path: Path) -> None:

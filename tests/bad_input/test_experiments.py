@@ -26,6 +26,19 @@ EXPERIMENTS: dict[str, tuple[Callable[[dict[str, Any]], object], tuple[str, ...]
         lambda e: e["cluster"].update(worker=4),
         ("small.yaml: cluster.worker: ", "did you mean 'workers'?", "staleness_s"),
     ),
+    "a key of a section": (
+        lambda e: e.update(workers=e["cluster"].pop("workers")),
+        ("small.yaml: workers: ", "unknown key 'workers'; did you mean 'cluster.workers'?", "replications"),
+    ),
+    "wrong key of an axis": (
+        lambda e: e.update(sweep={"axes": {"gpus": {"key": "cluster.workers", "value": [2, 3]}}}),
+        ("small.yaml: sweep.axes.gpus.value: ", "did you mean 'values'?", "key, policies, values"),
+    ),
+    "one of a list": (
+        lambda e: e.update(policies="argus"),
+        ("small.yaml: policies: must be a list; found 'argus'",),
+    ),
+    "no mapping": (lambda e: e.update(cluster=4), ("small.yaml: cluster: must be a mapping; found 4",)),
     "wrong key in a list, in a union": (
         lambda e: e["traces"][0].update(generate={**RUSH, "rate_per_minute": 3}),
         ("small.yaml: traces.0.generate.rate_per_minute: ", "did you mean 'rate_per_min'?", "duration_s"),
@@ -77,9 +90,21 @@ EXPERIMENTS: dict[str, tuple[Callable[[dict[str, Any]], object], tuple[str, ...]
         lambda e: e.update(policies=["agrus"]),
         ("small.yaml: policies.0.name: ", "unknown policy 'agrus'", "did you mean 'argus'?", "clipper-ha"),
     ),
+    "a policy's file": (
+        lambda e: e.update(policies=["mine.py"]),
+        ("small.yaml: policies.0.name: ", "unknown policy 'mine.py'", "One of your own is MODULE:CLASS"),
+    ),
     "a policy that cannot be imported": (
         lambda e: e.update(policies=["no_such_package.policy:Mine"]),
         ("small.yaml: policies.0.name: ", "'no_such_package.policy:Mine' cannot be imported"),
+    ),
+    "a policy whose folder is not known": (
+        lambda e: e.update(policies=["no_such_file:Mine"]),
+        ("'no_such_file:Mine' cannot be imported: No module named 'no_such_file'; its folder", "PYTHONPATH=."),
+    ),
+    "a policy without a name": (
+        lambda e: e.update(policies=["argus_sim.policies.base:Policy"]),
+        ("small.yaml: policies.0.name: 'argus_sim.policies.base:Policy' has no name: give the class one",),
     ),
     "something that is no policy": (
         lambda e: e.update(policies=["pathlib:Path"]),
@@ -220,6 +245,7 @@ def test_bytes_that_are_no_text(here: Path, complains: Callable[..., str]) -> No
 @pytest.mark.parametrize("command", ["run", "validate"])
 def test_missing_files(command: str, complains: Callable[..., str]) -> None:
     complains(command, "nowhere.yaml", says=("nowhere.yaml: ", "no such file"))
+    complains(command, "smal.yaml", says=("smal.yaml: there is no such file; did you mean 'small.yaml'?",))
     complains(command, "fig77", says=("'fig77'", "did you mean 'fig7'?"))
 
 

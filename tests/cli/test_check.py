@@ -44,6 +44,7 @@ def test_validate_says_how_much_an_experiment_is(finished: Path, call: Callable[
     said = call("validate", finished / "small.yaml")
     assert "4 runs: 2 policies x 1 traces x 2 seeds" in said
     assert "2 workers serve 45.0 images/min at the base variant; the SLO is 12 s" in said
+    assert "/min over 60 s: " in said
 
 
 def test_validate_names_what_changes_nothing(

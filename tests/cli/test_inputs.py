@@ -86,6 +86,15 @@ def test_what_is_undefined_is_null_in_json(tmp_path: Path, call_json: Any) -> No
     assert call_json("traces", "stats", tmp_path / "short.csv")["peak_per_min"] is None
 
 
+def test_a_trace_that_counts_from_1970_is_refused_in_batches_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "epoch.csv"
+    path.write_text("arrival_s\n1741089600\n1741089601\n")
+    assert main(["traces", "stats", str(path)]) == 2
+    assert f"error: {path}: begins at 1.741e+09 s" in capsys.readouterr().err
+
+
 def test_generating_the_shipped_trace_again(tmp_path: Path, call_json: Any) -> None:
     spec = Path(__file__).parents[2] / "traces" / "bursty.yaml"
     got = call_json("traces", "generate", spec, "--out", tmp_path / "again.parquet")

@@ -49,6 +49,12 @@ def test_every_command_documents_its_flags_and_has_an_example(
         assert {"as_json", "quiet"} <= {p.name for p in command.params} or words in (("table",), ("serve",))
 
 
+def test_help_says_what_marks_the_place_of_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["table", "--help"])
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "between <!-- NAME table --> and <!-- end of NAME table -->." in said
+
+
 def test_version(call: Callable[..., str]) -> None:
     assert call("--version") == f"argus-sim {argus_sim.__version__}\n"
 

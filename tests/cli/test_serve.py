@@ -103,7 +103,8 @@ def test_a_port_that_is_taken_costs_no_transcript(tmp_path: Path, capsys: pytest
         assert main([*arguments, "--port", port]) == 2
         arguments[-1] = str(tmp_path / "new.jsonl")
         assert main([*arguments, "--port", port]) == 2
-    assert "Address already in use" in capsys.readouterr().err
+    said = f"error: http://127.0.0.1:{port}: Address already in use; --port N listens on another port\n"
+    assert said in capsys.readouterr().err
     assert transcript.read_text() == "of yesterday\n"
     assert not (tmp_path / "new.jsonl").exists()
     with serving(str(experiment), "--transcript", str(transcript)) as (server, _):

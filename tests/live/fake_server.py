@@ -27,13 +27,13 @@ def refusing(status: int, message: str) -> Answer:
 
 @asynccontextmanager
 async def fake(
-    answer: Answer = image, workers_up: object = None
+    answer: Answer = image, workers_up: object = None, speed: object = 1
 ) -> AsyncIterator[tuple[str, list[dict[str, object]]]]:
     """Its address, and the bodies that it is sent.
 
     Args:
         answer: To each request for images.
-        workers_up: What ``/readyz`` says; without it there is no such page.
+        workers_up, speed: What ``/readyz`` says; without the first there is no such page.
     """
     bodies: list[dict[str, object]] = []
 
@@ -47,7 +47,7 @@ async def fake(
     if workers_up is not None:
 
         async def readyz(request: web.Request) -> web.StreamResponse:
-            return web.json_response({"workers_up": workers_up})
+            return web.json_response({"workers_up": workers_up, "speed": speed})
 
         app.router.add_get("/readyz", readyz)
     runner = web.AppRunner(app, shutdown_timeout=0.1)

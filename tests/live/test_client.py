@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,17 @@ def test_the_server_says_how_many_workers_it_has(workers_up: object, workers: in
 
     answers = run(test())
     assert record_of(asked, answers).workers == workers
+
+
+@pytest.mark.parametrize(("speed", "sound"), [(1, True), (1.0, True), ("fast", True), (True, True), (60, False)])
+def test_the_server_s_clock_runs_as_fast(speed: object, sound: bool) -> None:
+    async def test() -> list[dict[str, object]]:
+        async with fake(workers_up=2, speed=speed) as (url, bodies):
+            with nullcontext() if sound else pytest.raises(InputError, match=r"runs at 60 times .* load at 1; "):
+                await play(Target(url), ask([0.0]).trace.arrival_s, [body("a fox")], [0])
+            return bodies
+
+    assert len(asyncio.run(asyncio.wait_for(test(), 60))) == sound
 
 
 @pytest.mark.parametrize(

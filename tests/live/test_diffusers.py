@@ -187,7 +187,7 @@ def test_a_worker_killed_under_load_costs_no_request_its_answer() -> None:
             assert (await client.get("/readyz")).status_code == 503
 
             await until(lambda: engine.floor.workers_up == 2)
-            assert (await client.get("/readyz")).json() == {"ready": True, "workers_up": 2}
+            assert (await client.get("/readyz")).json() == {"ready": True, "workers_up": 2, "speed": 1.0}
             used = {(await ask(client, "a cyan cross", n=4)).headers["x-argus-worker"] for _ in range(4)}
             assert {worker for workers in used for worker in workers.split(",")} == {"0", "1"}
             assert service.executor.waiting == 0
