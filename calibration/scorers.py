@@ -68,9 +68,17 @@ def load_clip(where: str) -> tuple[Any, Any]:
             return _tensor(super().get_image_features(pixel_values=pixel_values, **kwargs))
 
     try:
-        return PooledCLIP.from_pretrained(where).eval(), transformers.AutoProcessor.from_pretrained(where)
+        return _whole(PooledCLIP, where).eval(), transformers.AutoProcessor.from_pretrained(where)
     except Exception as error:
         raise _unreadable(where, error) from None
+
+
+def _whole(kind: Any, where: str) -> Any:
+    """A model with all of its weights: transformers makes up at random, with a warning, what a file lacks."""
+    model, info = kind.from_pretrained(where, output_loading_info=True)
+    if lacking := sorted(info["missing_keys"]):
+        raise ValueError(f"{len(lacking)} of its weights are not there, {lacking[0]} first")
+    return model
 
 
 def _tensor(features: Any) -> Any:
@@ -148,7 +156,7 @@ class PickScorer:
         import transformers
 
         try:
-            self._model = transformers.AutoModel.from_pretrained(where).to(device).eval()
+            self._model = _whole(transformers.AutoModel, where).to(device).eval()
             self._processor = transformers.AutoProcessor.from_pretrained(where)
         except Exception as error:
             raise _unreadable(where, error) from None

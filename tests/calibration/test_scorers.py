@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from calibration import scorers
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("torchmetrics", reason="torchmetrics is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+
+from safetensors.torch import load_file, save_file  # noqa: E402
 
 from tests.calibration.make_pipelines import tiny_scorer  # noqa: E402
 
@@ -46,6 +49,21 @@ def test_clip_score_is_a_hundred_cosines(folder: Path, images: Any) -> None:
     scorer = scorers.build(f"clip={folder}", device="cpu")
     assert scorer.metric == "clip_score"
     assert scorer.score(images, TEXTS) == pytest.approx(np.maximum(100.0 * cosines, 0.0), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["clip", "pickscore"])
+def test_weights_that_lack_some_do_not_rate(name: str, folder: Path, tmp_path: Path) -> None:
+    """transformers would go on with random ones."""
+    shutil.copytree(folder, tmp_path / "part")
+    weights = load_file(tmp_path / "part" / "model.safetensors")
+    lacking = next(key for key in weights if "text_projection" in key)
+    save_file(
+        {k: w for k, w in weights.items() if k != lacking},
+        tmp_path / "part" / "model.safetensors",
+        {"format": "pt"},
+    )
+    with pytest.raises(InputError, match=rf"1 of its weights are not there, {lacking} first"):
+        scorers.build(f"{name}={tmp_path / 'part'}", device="cpu")
 
 
 def test_a_caption_that_is_too_long_is_rated_by_its_beginning(folder: Path, images: Any) -> None:
