@@ -244,7 +244,7 @@ def test_a_rejection_says_when_to_come_back(tmp_path: Path) -> None:
             metrics = (await client.get("/metrics")).text
             assert f'argus_slo_violations_total{{kind="rejected"}} {statuses.count(429)}.0' in metrics
             assert 'argus_queue_depth{variant="big"} 0.0' in metrics
-            assert (await client.get("/readyz")).json() == {"ready": True, "workers_up": 2, "speed": 20.0}
+            assert (await client.get("/readyz")).json() == {"ready": True, "workers_up": 2, "speed": 1.0}
 
     play(test())
 
