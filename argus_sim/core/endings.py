@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from argus_sim.core.cascade import Cascade
 from argus_sim.core.commands import Command, Reject
@@ -29,16 +29,15 @@ class Endings:
 
     def refuse(self, now: float, row: int, reason: str) -> Sequence[Command]:
         """It was decided so: by the policy, by the deadline, or by the client."""
-        kept = self._cascade.instead(now, row)
-        if kept is not None:
-            return [kept]
-        self._log.rejected(row, reason)
-        return [Reject(row, reason)]
+        return self._end(now, row, reason, self._log.rejected)
 
     def lose(self, now: float, row: int, reason: str) -> Sequence[Command]:
         """Those who were to make its image failed."""
+        return self._end(now, row, reason, self._log.lost)
+
+    def _end(self, now: float, row: int, reason: str, write: Callable[[int, str], None]) -> Sequence[Command]:
         kept = self._cascade.instead(now, row)
         if kept is not None:
             return [kept]
-        self._log.lost(row, reason)
+        write(row, reason)
         return [Reject(row, reason)]
