@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,13 @@ class Scored:
 
     Attributes:
         metric, origin: What was rated, and by what.
-        variant: Names, n long.
+        prompt, variant: Of each, n long.
         live, profile: float64[n]; of the profile, the mean over its seeds.
     """
 
     metric: str
     origin: str
+    prompt: tuple[str, ...]
     variant: tuple[str, ...]
     live: Floats
     profile: Floats
@@ -42,11 +43,17 @@ class Scored:
 
     @property
     def half_width(self) -> float:
-        """Of the error's 95 % interval: images have other noise than the profile's, so scores scatter."""
-        if len(self.live) < 2:
+        """Of the error's 95 % interval: images have other noise than the profile's, so scores scatter.
+
+        Images of one prompt are set against one number of the profile, so that prompts are what is independent.
+        """
+        names, of = np.unique(self.prompt, return_inverse=True)
+        if len(names) < 2:
             return math.nan
         difference = self.live - self.profile
-        return float(1.96 * difference.std(ddof=1) / math.sqrt(len(difference)) / self.profile.mean())
+        sums = np.bincount(of, weights=difference - difference.mean())
+        error = math.sqrt(len(names) / (len(names) - 1) * float(sums @ sums)) / len(difference)
+        return float(1.96 * error / self.profile.mean())
 
     def words(self) -> list[tuple[str, str]]:
         """By variant, and all together."""
@@ -54,7 +61,16 @@ class Scored:
         if len(rows) > 1:
             rows.append(("all", np.ones(len(self.live), dtype=bool)))
         told = [
-            (name, Scored(self.metric, self.origin, ("",) * int(r.sum()), self.live[r], self.profile[r]))
+            (
+                name,
+                replace(
+                    self,
+                    prompt=tuple(np.array(self.prompt)[r]),
+                    variant=(name,) * int(r.sum()),
+                    live=self.live[r],
+                    profile=self.profile[r],
+                ),
+            )
             for name, r in rows
         ]
         return [
@@ -119,7 +135,9 @@ def score(
     judge = build(scorer, device="cuda" if need_torch().cuda.is_available() else "cpu")
     scores = judge.score(np.stack([_pixels(images[row]) for row in rows]), [texts[row] for row in rows])
     variants = tuple(record.variants[record.variant[row]] for row in rows)
-    return Scored(judge.metric, judge.origin, variants, np.asarray(scores, dtype=np.float64), np.array(expected))
+    prompts = tuple(record.prompts[record.prompt[row]] for row in rows)
+    live = np.asarray(scores, dtype=np.float64)
+    return Scored(judge.metric, judge.origin, prompts, variants, live, np.array(expected))
 
 
 def _pixels(png: bytes) -> npt.NDArray[np.float32]:
