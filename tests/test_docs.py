@@ -81,21 +81,11 @@ def test_the_reference_has_every_command_and_option(site: Path) -> None:
 
 
 def test_every_policy_has_a_page_with_its_parameters(site: Path) -> None:
-    for name in (
-        "static",
-        "clipper-ha",
-        "clipper-ht",
-        "infaas",
-        "sommelier",
-        "proteus",
-        "nirvana",
-        "pac",
-        "argus",
-    ):
+    for name in registry.names():
         text = (site / "policies" / f"{name}.html").read_text("utf-8")
         for parameter in registry.find(name, where="test").Params.model_fields:
             assert f"<code>{parameter}</code>" in text, (name, parameter)
-        if name != "static":
+        if name not in ("static", "argus-x"):  # nobody has published those
             assert "What was left unsaid" in text
 
 
