@@ -215,7 +215,11 @@ def test_images_are_rated_against_the_profile() -> None:
     assert good.metric == "clip_score"
     assert len(good.live) == 16
     assert abs(good.error) < 0.005
-    assert good.half_width > 0
+    # A prompt's two images have the mean that the profile has of them: no prompt differs from it. One of the two does.
+    assert good.half_width < 0.005
+    half = score({row: images[row] for row in range(8)}, texts, record, profile, scorer)
+    assert half.half_width > 0.005
+    assert abs(half.error) < half.half_width
     assert [name for name, _ in good.words()] == ["clip_score of 16 images, shapes-small"]
     strangers = score(images, {row: texts[(row + 1) % 8] for row in texts}, record, profile, scorer)
     assert strangers.error < good.error - 0.1
