@@ -156,7 +156,7 @@ def import_(
         str,
         typer.Argument(
             metavar="FORMAT",
-            help="genai-bench, agiqa-3k, tifa-160, imagenhub, aigiqa-20k or csv.",
+            help="One of those that 'argus-sim profiles formats' lists.",
             autocompletion=output.complete_profile_formats,
         ),
     ],
@@ -186,3 +186,28 @@ def import_(
     output.remark(f"wrote {out}: {len(profile.variants)} variants, {len(profile.prompts)} prompts", quiet=quiet)
     if as_json:
         output.show_json({**_head(profile), "folder": out, "digest": profile.digest()})
+
+
+@app.command(epilog=output.examples("argus-sim profiles formats", "argus-sim profiles formats --json"))
+def formats(as_json: output.Json = False, quiet: output.Quiet = False) -> None:
+    """List the data sets of ratings that can be imported, and their options."""
+    import inspect
+
+    from argus_sim.profile.importing import IMPORTERS, options_of
+
+    about = {name: (inspect.getdoc(importer) or "").partition("\n")[0] for name, importer in IMPORTERS.items()}
+    if as_json:
+        output.show_json(
+            [
+                {"name": n, "description": text, "options": [o._asdict() for o in options_of(n)]}
+                for n, text in about.items()
+            ]
+        )
+        return
+    for name, text in about.items():
+        output.say(f"{name}: {text}")
+        for option in options_of(name):
+            value = "..." if option.needed else option.default
+            choices = f"  ({' | '.join(option.choices)})" if option.choices else ""
+            needed = f"  needed: {option.description}" if option.needed else ""
+            output.say(f"    -o {option.name}={value}{choices}{needed}")

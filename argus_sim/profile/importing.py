@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import pandas as pd
 from pydantic import ConfigDict, ValidationError, validate_call
@@ -27,13 +27,38 @@ from argus_sim.profile.ratings import (
 )
 from argus_sim.provenance import Provenance
 
-__all__ = ["IMPORTERS", "import_genai_bench", "import_profile"]
+__all__ = ["IMPORTERS", "FormatOption", "import_genai_bench", "import_profile", "options_of"]
 
 
 _NEEDED: Final = {
-    "latency_from": ": the profile that latencies are borrowed from, e.g. latency_from=diffserve-a100",
-    "latency_of": ": the variant of that profile whose latencies each model gets, e.g. latency_of={mine: sdxl}",
+    "latency_from": "the profile that latencies are borrowed from, e.g. latency_from=diffserve-a100",
+    "latency_of": "the variant of that profile whose latencies each model gets, e.g. latency_of={mine: sdxl}",
 }
+
+
+class FormatOption(NamedTuple):
+    """An option of a format: what it takes, and its default; a needed one has a `description`."""
+
+    name: str
+    needed: bool
+    default: Any
+    choices: tuple[str, ...]
+    description: str
+
+
+def options_of(format: str) -> tuple[FormatOption, ...]:
+    """What the format's function takes beyond the path. `format` is a key of :data:`IMPORTERS`."""
+    importer = IMPORTERS[format]
+    types = get_type_hints(importer)
+    found = []
+    for name, parameter in inspect.signature(importer).parameters.items():
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            continue
+        needed = parameter.default is inspect.Parameter.empty
+        choices = get_args(types[name]) if get_origin(types[name]) is Literal else ()
+        default = None if needed else parameter.default
+        found.append(FormatOption(name, needed, default, choices, _NEEDED.get(name, "")))
+    return tuple(found)
 
 
 def import_profile(format: str, path: str | os.PathLike[str], **options: Any) -> Profile:
@@ -49,23 +74,23 @@ def import_profile(format: str, path: str | os.PathLike[str], **options: Any) ->
     """
     if format not in IMPORTERS:
         raise InputError(f"unknown format {format!r}{did_you_mean(format, IMPORTERS)}")
-    importer = IMPORTERS[format]
-    parameters = inspect.signature(importer).parameters
-    known = [name for name, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY]
-    for option in options:
-        if option not in known:
-            raise InputError(f"format {format!r} has no option {option!r}{did_you_mean(option, known)}")
-    for name in known:
-        if parameters[name].default is inspect.Parameter.empty and name not in options:
-            raise InputError(f"format {format!r} needs the option {name!r}{_NEEDED.get(name, '')}")
-    checked = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(importer)
+    known = options_of(format)
+    names = [option.name for option in known]
+    for name in options:
+        if name not in names:
+            raise InputError(f"format {format!r} has no option {name!r}{did_you_mean(name, names)}")
+    for option in known:
+        if option.needed and option.name not in options:
+            about = f": {option.description}" if option.description else ""
+            raise InputError(f"format {format!r} needs the option {option.name!r}{about}")
+    checked = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(IMPORTERS[format])
     try:
         profile: Profile = checked(path, **options)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        option = ".".join(str(part) for part in first["loc"])
+        place = ".".join(str(part) for part in first["loc"])
         raise InputError(
-            f"{wording(first)}, found {first['input']!r}", where=f"format {format}: {option}"
+            f"{wording(first)}, found {first['input']!r}", where=f"format {format}: {place}"
         ) from None
     return profile
 
@@ -98,7 +123,7 @@ def import_genai_bench(
     loads_file: str | os.PathLike[str] | None = None,
     name: str = "genai-bench",
 ) -> Profile:
-    """Human ratings of the same prompts under three models (GenAI-Bench) on a ladder ``SM``.
+    """Human ratings of the same prompts under three models (GenAI-Bench).
 
     Levels follow latency, slowest first, so mean quality need not fall along the ladder: raters put SDXL-Turbo
     above the slower SD 2.1. A rater is a row of the quality table, under ``seed`` 1, 2, 3. With three raters and

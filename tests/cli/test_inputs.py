@@ -12,6 +12,7 @@ import pytest
 
 from argus_sim.cli import main
 from argus_sim.profile import Profile, shipped_profiles
+from argus_sim.profile.importing import IMPORTERS
 from argus_sim.trace import Trace, shipped_models, shipped_traces
 
 
@@ -133,6 +134,23 @@ def test_formats(call: Callable[..., str], call_json: Any) -> None:
     assert set(got) >= {"gentd26-requests", "gentd26-gateway", "azure-llm-2023", "nab-twitter-volume", "csv"}
     assert "timestamp" in next(o for o in got["csv"]["options"] if o["name"] == "unit")["type"]
     assert "-o unit=s (" in re.sub(" +", " ", call("traces", "formats"))
+
+
+def test_formats_of_ratings(call: Callable[..., str], call_json: Any) -> None:
+    got = {entry["name"]: entry for entry in call_json("profiles", "formats")}
+    assert set(got) == set(IMPORTERS)
+    options = {option["name"]: option for option in got["agiqa-3k"]["options"]}
+    assert options["latency_of"]["needed"]
+    assert options["score"] == {
+        "name": "score",
+        "needed": False,
+        "default": "align",
+        "choices": ["align", "quality"],
+        "description": "",
+    }
+    text = re.sub(" +", " ", call("profiles", "formats"))
+    assert "-o score=align (align | quality)" in text
+    assert "-o latency_of=... needed: " in text
 
 
 def test_fitting_a_model(tmp_path: Path, call: Callable[..., str], call_json: Any) -> None:

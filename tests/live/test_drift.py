@@ -215,7 +215,7 @@ def test_images_are_rated_against_the_profile() -> None:
     assert good.metric == "clip_score"
     assert len(good.live) == 16
     assert abs(good.error) < 0.005
-    # A prompt's two images have the mean that the profile has of them: no prompt differs from it. One of the two does.
+    # A prompt's two images have the mean that the profile has of them; one of the two differs from it.
     assert good.half_width < 0.005
     half = score({row: images[row] for row in range(8)}, texts, record, profile, scorer)
     assert half.half_width > 0.005
