@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -136,19 +137,32 @@ def _manifest(
         ]
         provenance[table] = tuple(dict.fromkeys(parts))
     first = profiles[0].manifest
+    # What the whole is, says a part that has its metric: not one whose quality is absent.
+    described = next(p for p in profiles if p.manifest.metric == metric).manifest.description
+    described = re.sub(r"^Merged from [^.]*\. ", "", described)
     seeds = sorted(set(tables["quality"]["seed"]))
     return first.model_copy(
         update={
             "name": name,
-            "description": f"Merged from {', '.join(p.name for p in profiles)}. {first.description}",
+            "description": f"Merged from {', '.join(p.name for p in profiles)}. {described}",
             "metric": metric,
             "seeds": tuple(int(seed) for seed in seeds),
             "provenance": provenance,
-            "generator": {
-                "merged": [{"name": p.name, "digest": p.digest(), **p.manifest.generator} for p in profiles]
-            },
+            "generator": {"merged": [run for p in profiles for run in _runs(p, timed=p in sources["latency"])]},
         }
     )
+
+
+def _runs(profile: Profile, *, timed: bool) -> list[Any]:
+    """What a manifest says of each run that a profile was measured in: of one that was merged, those of its parts.
+
+    Args:
+        profile: One of those that are merged.
+        timed: Its latencies count; else its runs without quality have left nothing in the whole.
+    """
+    made: Any = profile.manifest.generator
+    runs = made["merged"] if "merged" in made else [{"name": profile.name, "digest": profile.digest(), **made}]
+    return [run for run in runs if timed or run.get("settings", {}).get("quality", True)]
 
 
 def diff(a: Profile, b: Profile) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def show(
         )
     )
     output.say()
-    output.say("Mean load times: " + ", ".join(f"{model} {seconds:.1f} s" for model, seconds in loads.items()))
+    output.say("Mean load times: " + ", ".join(f"{model} {seconds:.3g} s" for model, seconds in loads.items()))
     output.say()
     for origin in origins:
         covers = "" if origin["covers"] == "*" else f" ({origin['covers']})"

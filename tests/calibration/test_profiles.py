@@ -135,6 +135,22 @@ def test_latency_of_one_and_quality_of_the_other(order: tuple[int, int]) -> None
     assert np.array_equal(whole.quality(), profile().quality())
 
 
+def test_a_merged_profile_with_the_latencies_of_another_machine() -> None:
+    """It says what it is of the part with quality, and keeps of the runs those that left something in it."""
+
+    def run_of(p: Profile, name: str, **settings: bool) -> Profile:
+        change = {"name": name, "generator": {"settings": settings}, "description": f"What {name} says."}
+        return Profile.from_tables(p.manifest.model_copy(update=change), {t: p.table(t) for t in p.tables})
+
+    images = run_of(rough(profile()), "images", quality=True, latency=False)
+    times = run_of(absent(profile()), "times", quality=False, latency=True)
+    here = merge([images, times], "here")
+    there = merge([run_of(absent(profile()), "fast", quality=False, latency=True), here], "there")
+    assert there.manifest.description == "Merged from fast, here. What images says."
+    assert [run["name"] for run in here.manifest.generator["merged"]] == ["images", "times"]
+    assert [run["name"] for run in there.manifest.generator["merged"]] == ["fast", "images"]
+
+
 def test_models_of_two_runs_join_their_ladders() -> None:
     a = make_profile({"big": {1: 4.0}, "small": {1: 2.0}}, prompts=20)
     b = make_profile({"other": {1: 3.0}, "other/ac-10": {1: 2.5}, "tiny": {1: 1.0}}, prompts=20)
