@@ -154,7 +154,7 @@ def _manifest(
 
 
 def _runs(profile: Profile, *, timed: bool) -> list[Any]:
-    """What a manifest says of each run that a profile was measured in: of one that was merged, those of its parts.
+    """What a manifest says of each run a profile was measured in; of a merged one, those of its parts.
 
     Args:
         profile: One of those that are merged.

@@ -8,7 +8,16 @@ import pytest
 from argus_sim.core.batching import DropRule
 from argus_sim.core.solvers import Allocation, align
 from argus_sim.domain import Outcome
-from argus_sim.policies.outlook import Kinds, Outlook, alignment_gain, carried, climb, in_time, spread
+from argus_sim.policies.outlook import (
+    Outlook,
+    alignment_gain,
+    all_at,
+    carried,
+    climb,
+    in_time,
+    placed,
+    spread,
+)
 from tests.make_cluster import columns_of, make_cluster
 from tests.make_engine import make_policy, make_requests
 from tests.make_profile import make_profile
@@ -121,13 +130,13 @@ def test_climbing_finds_nearly_the_best_workers() -> None:
     short = []
     for _ in range(200):
         o = random_outlook(rng, 3, 8)
-        found = climb([(8, 0, 0), (0, 8, 0), (0, 0, 8)], o.yield_per_s)
+        found = climb([(8, 0, 0), (0, 8, 0), (0, 0, 8)], o.yield_per_s, 3)
         assert sum(found) == 8
         short.append(1.0 - o.yield_per_s(found) / max(map(o.yield_per_s, every)))
     assert np.mean(short) < 0.001
     assert max(short) < 0.05
-    assert climb([(2, 0), (0, 2)], lambda counts: 1.0) == (2, 0)  # the first of equals
-    assert climb([(1000, 0)], lambda counts: -abs(counts[0] - 137)) == (137, 863)
+    assert climb([(2, 0), (0, 2)], lambda counts: 1.0, 2) == (2, 0)  # the first of equals
+    assert climb([(1000, 0)], lambda counts: -abs(counts[0] - 137), 2) == (137, 863)
 
 
 def test_of_several_kinds_nearly_the_best_workers_are_found() -> None:
@@ -138,29 +147,37 @@ def test_of_several_kinds_nearly_the_best_workers_are_found() -> None:
     for _ in range(50):
         o = random_outlook(rng, 3, 8)
         slow = tuple(0.5 * rate if rng.random() < 0.8 else 0.0 for rate in o.rate_per_s[:2])
-        slacks = (o.slack_s, tuple(0.7 * s for s in o.slack_s))
-        kinds = Kinds((o.rate_per_s, (*slow, 0.5 * o.rate_per_s[2])), slacks)
-
-        def worth(counts: tuple[int, ...], kinds: Kinds = kinds, o: Outlook = o) -> float:
-            return kinds.pooled(counts, o).yield_per_s((1, 1, 1))
-
-        found = kinds.best(Allocation((0, 0, 8), (0.0, 0.0, 1.0), ((0, 0, 5), (0, 0, 3))), o)
-        assert tuple(map(sum, found.by_kind)) == (5, 3)
-        assert found.workers == tuple(map(sum, zip(*found.by_kind, strict=True)))
-        assert sum(found.load_per_s) == pytest.approx(o.demand_per_s)
-        counts = tuple(n for of_kind in found.by_kind for n in of_kind)
-        short.append(1.0 - worth(counts) / max(worth((*a, *b)) for a in ways[5] for b in ways[3]))
+        both = o._replace(
+            rate_per_s=(*o.rate_per_s, *slow, 0.5 * o.rate_per_s[2]),
+            slack_s=(*o.slack_s, *(0.7 * s for s in o.slack_s)),
+        )
+        starts = [all_at(level, (5, 3), both) for level in range(3)]
+        found = climb(starts, both.yield_per_s, 3)
+        assert (sum(found[:3]), sum(found[3:])) == (5, 3)
+        assert all(rate for n, rate in zip(found, both.rate_per_s, strict=True) if n)
+        assert sum(both.load_per_s(found)) == pytest.approx(o.demand_per_s)
+        best = max(both.yield_per_s((*a, *b)) for a in ways[5] for b in ways[3])
+        short.append(1.0 - both.yield_per_s(found) / best)
     assert np.mean(short) < 0.001
     assert max(short) < 0.05
 
 
-def test_one_kind_alone_is_what_it_is_without_kinds() -> None:
+def test_kinds_that_are_alike_are_one() -> None:
     rng = np.random.default_rng(12)
     for _ in range(20):
         o = random_outlook(rng, 3, 8)
         o = o._replace(slack_s=tuple(round(s, 1) for s in o.slack_s))
-        pooled = Kinds((o.rate_per_s,), (o.slack_s,)).pooled((3, 1, 4), o)
-        assert pooled.yield_per_s((1, 1, 1)) == pytest.approx(o.yield_per_s((3, 1, 4)))
+        twice = o._replace(rate_per_s=2 * o.rate_per_s, slack_s=2 * o.slack_s)
+        assert twice.yield_per_s((1, 1, 0, 2, 0, 4)) == pytest.approx(o.yield_per_s((3, 1, 4)))
+        assert twice.load_per_s((1, 1, 0, 2, 0, 4)) == pytest.approx(o.load_per_s((3, 1, 4)))
+
+
+def test_workers_by_kind_are_an_allocation() -> None:
+    allocation = placed((1, 0, 2, 3), (0.5, 0.7))
+    assert allocation == Allocation((3, 3), (0.5, 0.7), ((1, 0), (2, 3)))
+    outlook = outlook_of((1.0, 0.25), (0.9, 0.5), demand_per_s=1.0)
+    one_cannot = outlook._replace(rate_per_s=(0.25, 0.5, 0.0, 0.3), slack_s=(9.0, 9.0, 0.0, 9.0))
+    assert all_at(0, (2, 3), one_cannot) == (2, 0, 0, 3)
 
 
 def outlook_of(*levels: tuple[float, float], demand_per_s: float) -> Outlook:

@@ -1,4 +1,4 @@
-"""The shipped profile `shapes-cpu`: that it is measured throughout, and shows what Argus lives on."""
+"""The shipped profiles `shapes-cpu` and `shapes-cpu-fast`: measured throughout; and what Argus lives on is there."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from argus_sim.experiment import Experiment
+from argus_sim.experiment.basis import provenance_rows
 from argus_sim.experiment.scene import Scene
 from argus_sim.profile import Profile
 from calibration.figures import affinity_shares
@@ -67,3 +68,30 @@ def test_the_shipped_experiment_rests_on_it() -> None:
     scene = Scene.of(experiment)
     assert scene.profile.manifest.name == "shapes-cpu"
     assert scene.slo_s == pytest.approx(3 * scene.catalog.mean_s[scene.catalog.base][1])
+
+
+def test_the_fast_machine_differs_in_nothing_but_its_times(profile: Profile) -> None:
+    """And not by one factor: it is a kind of its own."""
+    fast = Profile.load("shapes-cpu-fast")
+    assert set(fast.measured_summary().values()) == {"measured"}
+    assert [v.name for v in fast.variants] == [v.name for v in profile.variants]
+    np.testing.assert_array_equal(fast.quality(), profile.quality())
+    ratios = [
+        profile.latency(v, size).mean_s / fast.latency(v, size).mean_s
+        for v in range(len(profile.variants))
+        for size in profile.batch_sizes(v)
+    ]
+    assert 1.4 < min(ratios) < 1.55
+    assert 1.9 < max(ratios) < 2.05
+
+
+def test_the_experiment_on_two_kinds_of_machines_rests_on_both() -> None:
+    experiment = Experiment.load(Path(__file__).parents[1] / "experiments" / "heterogeneous.yaml")
+    (point,) = [point for point in experiment.points() if point.name.endswith("7slow_4fast")]
+    scene = Scene.of(point.experiment)
+    assert [(kind.name, kind.workers, kind.hardware.manifest.name) for kind in scene.kinds] == [
+        ("slow", 7, "shapes-cpu"),
+        ("fast", 4, "shapes-cpu-fast"),
+    ]
+    kinds = [kind for what, kind, _ in provenance_rows(scene) if not what.startswith("trace ")]
+    assert set(kinds) == {"measured"}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from argus_sim.core.catalog import Catalog
+from argus_sim.core.catalog import Catalog, Timings
 from argus_sim.core.forecast import Demand, EwmaForecast, Forecast, PerfectDemand
 from argus_sim.core.solvers import Allocation, Row, allocate, allocate_kinds
 from argus_sim.core.view import ClusterView
@@ -69,9 +70,8 @@ class Allocating(Policy):
         #: Timings of each kind of worker.
         self.kinds = catalog.up_to(params.max_batch).kinds
         self._quality = tuple(float(catalog.quality[v]) for v in ladder)
-        #: By kind and level; and where all are alike, by level.
-        self._kind_rates = tuple(self._rates(k, limit_s) for k in range(len(self.kinds)))
-        self._throughput = self._kind_rates[0]
+        #: Images/s of one worker, by kind and level.
+        self._kind_rates = rates_by_kind(self.kinds, ladder, limit_s=limit_s, slo_s=setup.slo_s)
         self._draws = Uniforms(setup.rng)
         self._skipped = [v.skipped_steps for v in catalog.variants]
         self._missed = Route(catalog.base, "cache miss: served in full")
@@ -83,20 +83,6 @@ class Allocating(Policy):
         """How far a perfect forecast looks ahead: to the next decision."""
         period_s: float = self.params.period_s
         return period_s
-
-    def _rates(self, kind: int, limit_s: float) -> Row:
-        """Images/s of one worker of a kind at each level.
-
-        Where there are several kinds, a level that one of them cannot serve within the SLO is left to the others.
-        """
-        timings = self.kinds[kind]
-        rates = tuple(timings.throughput_per_s(v, limit_s=limit_s) for v in self.ladder)
-        if len(self.kinds) == 1:
-            return rates
-        in_time = [timings.p99_s[v][1] <= self.setup.slo_s for v in self.ladder]
-        if not any(in_time):  # no use, but it has to be somewhere
-            in_time = [rate == max(rates) for rate in rates]
-        return tuple(rate if good else 0.0 for rate, good in zip(rates, in_time, strict=True))
 
     def monitor(self, view: ClusterView) -> bool:
         return self._demand.look(view)
@@ -131,16 +117,15 @@ class Allocating(Policy):
 
     def allocate(self, view: ClusterView) -> Allocation:
         """The allocation to make now."""
-        if len(self.kinds) == 1:
-            return self.solve(view.workers_up)
-        up = view.up_by_kind()
-        capacity = sum(n * max(rates) for n, rates in zip(up, self._kind_rates, strict=True))
-        return allocate_kinds(self._quality, self._kind_rates, up, self._demanded(capacity))
+        return self.solve(view)
 
-    def solve(self, workers: int) -> Allocation:
-        """The best allocation for the forecast with headroom, where all workers are alike."""
-        capacity = workers * max(self._throughput)
-        return allocate(self._quality, self._throughput, workers, self._demanded(capacity))
+    def solve(self, view: ClusterView) -> Allocation:
+        """The best allocation for the forecast with headroom."""
+        up = view.up_by_kind()
+        demand_per_s = self._demanded(sum(n * max(rates) for n, rates in zip(up, self._kind_rates, strict=True)))
+        if len(up) == 1:
+            return allocate(self._quality, self._kind_rates[0], up[0], demand_per_s)
+        return allocate_kinds(self._quality, self._kind_rates, up, demand_per_s)
 
     def _demanded(self, capacity: float) -> float:
         """The forecast with headroom, in grains of the capacity; all in images/s."""
@@ -152,6 +137,25 @@ class Allocating(Policy):
     def aim(self, allocation: Allocation, plan: Plan, view: ClusterView) -> None:
         """Prepare routing for a new allocation, and the plan that it came to."""
         raise NotImplementedError
+
+
+def rates_by_kind(
+    kinds: Sequence[Timings], ladder: Sequence[VariantId], *, limit_s: float, slo_s: float
+) -> tuple[Row, ...]:
+    """Images/s of one worker, by kind and level, with batches of up to ``limit_s``.
+
+    Where there are several kinds, a level that one of them cannot serve within the SLO is left to the others.
+    """
+    found = []
+    for timings in kinds:
+        rates = tuple(timings.throughput_per_s(v, limit_s=limit_s) for v in ladder)
+        if len(kinds) > 1:
+            in_time = [timings.p99_s[v][1] <= slo_s for v in ladder]
+            if not any(in_time):  # no use, but it has to be somewhere
+                in_time = [rate == max(rates) for rate in rates]
+            rates = tuple(rate if good else 0.0 for rate, good in zip(rates, in_time, strict=True))
+        found.append(rates)
+    return tuple(found)
 
 
 def is_there(worker: int, serves: Serves, view: ClusterView, catalog: Catalog) -> bool:

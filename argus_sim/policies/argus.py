@@ -14,7 +14,9 @@ more than the model loads cost.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from functools import lru_cache, partial
+from itertools import chain
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -27,8 +29,8 @@ from argus_sim.core.view import ClusterView
 from argus_sim.domain import CacheHit, Request, VariantId
 from argus_sim.policies.allocation import Allocating, AllocatingParams
 from argus_sim.policies.base import AskCache, Decision, Params, Plan, Route, Serves, Setup
-from argus_sim.policies.ladders import CacheWatch, Ladder, Move, Regret, longest_s
-from argus_sim.policies.outlook import Kinds, Outlook, climb, spread
+from argus_sim.policies.ladders import CacheWatch, Ladder, Move, Regret
+from argus_sim.policies.outlook import Outlook, all_at, climb, placed, spread
 
 #: Histograms are rounded to one part in this many, so that alignments recur and the solver remembers them.
 _SHARES = 100
@@ -117,6 +119,7 @@ class Argus(Allocating):
         self._probe_s = 0.0
         self._loading = 0
         self._use(self._ladder)
+        self._believe(self._ladder)
 
     def read(self, catalog: Catalog, variants: tuple[VariantId, ...]) -> Ladder:
         """What is known of the levels of a ladder, and of prompts at them."""
@@ -139,25 +142,24 @@ class Argus(Allocating):
             # A model has arrived: its worker can take load, and the next one may go.
             again |= self._loading > sum(view.is_loading(w) for w in range(view.workers))
         again |= self._unloaded.is_due(view.now_s)
-        if self._watch is not None and self._ladder.cached and len(self.kinds) == 1:
+        if self._watch is not None and self._ladder.cached:
             # Does the cache answer as it did when the plan was made?
             _, now = self._expect(self._ladder)
-            again |= any(abs(a - b) > _NEWS * b for a, b in zip(now, self._throughput, strict=True))
+            again |= any(abs(a - b) > _NEWS * b for a, b in zip(now, self._rate_per_s, strict=True))
         return again
 
     def allocate(self, view: ClusterView) -> Allocation:
         self._view = view
-        if len(self.kinds) > 1:
-            return self._mixed(super().allocate(view), view)
         if self._other is not None:
             self._join(view)
         here = self._best(self._ladder, view)
         if here is None:
             held = Move(self.setup.catalog, self._ladder, view).held
-            if sum(held) < view.workers_up:
-                return self.solve(view.workers_up)
+            load_per_s = self._load_per_s(held)
+            if sum(held) < view.workers_up or not any(load_per_s):
+                return self.solve(view)
             # Nobody comes: no load can gain anything, and bursts often come out of silence.
-            return Allocation(tuple(held), tuple(n * r for n, r in zip(held, self._throughput, strict=True)))
+            return placed(held, load_per_s)
         # A cache that nobody asks, because it failed, would never be seen to work again.
         self._is_probing = self._watch is not None and not (self._ladder.cached and self._watch.is_healthy)
         if self._other is not None:
@@ -166,73 +168,64 @@ class Argus(Allocating):
         counts = self._toward(counts, outlook, move, view.now_s)
         self._loading = move.loading + sum(move.loads(counts))
         if self.params.allocation == "solver" and not self._loading:
-            return self.solve(view.workers_up)
+            return self.solve(view)
         # A model that loads faster than demand is looked at counts as there.
         ready = move.ready_within(self.params.monitor_s or self.params.period_s, counts)
         return spread(counts, ready, outlook)
-
-    def _mixed(self, solved: Allocation, view: ClusterView) -> Allocation:
-        """The best for GPUs of several kinds, where no level needs a load: else that of the solver.
-
-        It stays on its ladder: what loads are worth is only worked out for workers that are all alike.
-        """
-        ladder, slo_s = self._ladder, self.setup.slo_s
-        models = {self.setup.catalog.model[v] for v in ladder.variants}
-        if self.params.allocation == "solver" or len(models) > 1 or not self._demand.forecast_per_s():
-            return solved
-        capacity = sum(n * max(r) for n, r in zip(view.up_by_kind(), self._kind_rates, strict=True))
-        slack_s = [
-            tuple(slo_s - self._retrieval_s(ladder) - longest_s(kind, v, slo_s) for v in ladder.variants)
-            for kind in self.kinds
-        ]
-        outlook = self._outlook(ladder, capacity, (), view)
-        return Kinds(self._kind_rates, tuple(slack_s)).best(solved, outlook)
 
     def _retrieval_s(self, ladder: Ladder) -> float:
         """How long the cache takes to answer; until the first answer nothing is known of that."""
         return max(self._watch.latency_s, 0.0) if ladder.cached and self._watch is not None else 0.0
 
-    def _outlook(self, ladder: Ladder, capacity: float, slack_s: Row, view: ClusterView) -> Outlook:
-        """What is expected on a ladder; ``capacity``: images/s of all workers at its fastest level."""
-        demand = self._demanded(capacity) / self.params.headroom
-        demand += self._backlog(view) / self.params.period_s
-        return Outlook(
-            self._quality,
-            self._throughput,
-            slack_s,
-            demand,
-            self._demand.dispersion(),
-            self.histogram(view, ladder),
-            ladder.loss,
-        )
+    def _believe(self, ladder: Ladder) -> None:
+        """Count on what is now expected of a ladder."""
+        self._quality, self._rate_per_s = self._expect(ladder)
+        levels = len(ladder.variants)
+        starts = range(0, len(self._rate_per_s), levels)
+        self._kind_rates = tuple(self._rate_per_s[at : at + levels] for at in starts)
+
+    def _load_per_s(self, counts: Sequence[int]) -> Row:
+        """What workers, by kind and level, can serve of each level."""
+        able = [n * rate for n, rate in zip(counts, self._rate_per_s, strict=True)]
+        levels = len(self._quality)
+        return tuple(sum(able[j::levels]) for j in range(levels))
 
     def _best(self, ladder: Ladder, view: ClusterView) -> tuple[tuple[int, ...], Outlook, Move] | None:
-        """The workers per level that yield most in time, their loads paid for; None without demand.
+        """The workers per kind and level that yield most in time, their loads paid for; None without demand.
 
         The solver knows no queues. Near its capacity it loses more to waiting than the best levels gain, and
         raters may find a model hardly better that takes ten times as long. So its answer is one place to start
         from; the others are the workers as they are, and all of them at one level.
         """
-        self._quality, self._throughput = self._expect(ladder)
-        workers, levels = view.workers_up, range(len(ladder.variants))
+        self._believe(ladder)
+        workers, of_kind, levels = view.workers_up, view.up_by_kind(), len(ladder.variants)
         if not self._demand.forecast_per_s():
             return None
         retrieval_s = self._retrieval_s(ladder)
-        slack_s = tuple(round(self.setup.slo_s - retrieval_s - s, 1) for s in ladder.longest_s)
-        outlook = self._outlook(ladder, workers * max(self._throughput), slack_s, view)
+        demand = self._demanded(sum(n * max(r) for n, r in zip(of_kind, self._kind_rates, strict=True)))
+        outlook = Outlook(
+            self._quality,
+            self._rate_per_s,
+            tuple(round(self.setup.slo_s - retrieval_s - s, 1) for s in ladder.longest_s),
+            demand / self.params.headroom + self._backlog(view) / self.params.period_s,
+            self._demand.dispersion(),
+            self.histogram(view, ladder),
+            ladder.loss,
+        )
         move = Move(self.setup.catalog, ladder, view)
         horizon_s: float = self.params.horizon_s
 
         def worth(counts: tuple[int, ...]) -> float:
             return outlook.yield_per_s(counts) * (horizon_s - move.cost_s(counts) / workers)
 
-        solved = self.solve(workers).workers
+        solved = self.solve(view)
+        starts = [tuple(chain(*(solved.by_kind or (solved.workers,))))]
         if self.params.allocation == "solver":
-            return solved, outlook, move
-        starts = [solved, *(tuple(workers * (j == i) for j in levels) for i in levels)]
-        if sum(move.held) == workers:
+            return starts[0], outlook, move
+        starts += [all_at(level, of_kind, outlook) for level in range(levels)]
+        if sum(move.held) == workers and outlook.is_able(move.held):
             starts.insert(0, tuple(move.held))
-        return climb(starts, worth), outlook, move
+        return climb(starts, worth, levels), outlook, move
 
     def _toward(self, counts: tuple[int, ...], outlook: Outlook, move: Move, now_s: float) -> tuple[int, ...]:
         """Workers per level for now, on the way to ``counts``.
@@ -245,9 +238,13 @@ class Argus(Allocating):
         if self.params.allocation == "in-time" and sum(move.held) == sum(counts):
             if any(move.loads(counts)):
                 self._wanted = counts
-            if self._wanted is None or sum(self._wanted) != sum(counts):
+            if self._wanted is None or _of_kinds(self._wanted, outlook) != _of_kinds(counts, outlook):
                 return counts
-            here = climb([tuple(move.held)], lambda c: -1.0 if any(move.loads(c)) else outlook.yield_per_s(c))
+            here = climb(
+                [tuple(move.held)],
+                lambda c: -1.0 if any(move.loads(c)) else outlook.yield_per_s(c),
+                len(outlook.quality),
+            )
             now = outlook.yield_per_s(here)
             gain = outlook.yield_per_s(self._wanted) - now
             price = _DOUBT * now / sum(counts)
@@ -277,7 +274,7 @@ class Argus(Allocating):
     ) -> tuple[tuple[int, ...], Outlook, Move]:
         """Change the ladder if the other one is worth it; the best on the one that is chosen."""
         assert self._other is not None
-        workers, expected = view.workers_up, (self._quality, self._throughput)
+        workers = view.workers_up
         there = self._best(self._other, view)
         assert there is not None
         yields = [outlook.yield_per_s(counts) for counts, outlook, _ in (here, there)]
@@ -295,7 +292,7 @@ class Argus(Allocating):
             joined = there if self._ladder is self._chosen else self._best(self._ladder, view)
             assert joined is not None
             return joined
-        self._quality, self._throughput = expected
+        self._believe(self._ladder)
         return here
 
     def _join(self, view: ClusterView) -> None:
@@ -396,6 +393,12 @@ class Argus(Allocating):
     def observe_cache(self, hit: CacheHit) -> None:
         assert self._watch is not None
         self._watch.hear(hit, self._view.now_s)
+
+
+def _of_kinds(counts: Sequence[int], outlook: Outlook) -> list[int]:
+    """Workers of each kind."""
+    levels = len(outlook.quality)
+    return [sum(counts[first : first + levels]) for first in range(0, len(counts), levels)]
 
 
 def _restrict(shares: npt.NDArray[np.float64], served: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:

@@ -47,10 +47,12 @@ def in_time(
 class Outlook(NamedTuple):
     """What is expected of the levels of a ladder in the time that a plan is made for.
 
+    Workers are counted by kind and level: those of the first kind by level, then of the second, and so on.
+
     Attributes:
         quality: Mean relative quality of each level.
-        rate_per_s: Images/s of one worker at each level.
-        slack_s: How long a request may wait at each level.
+        rate_per_s: By kind and level: images/s of one worker; 0 for a level that the kind cannot serve.
+        slack_s: By kind and level: how long a request may wait.
         demand_per_s: Requests/s to come.
         dispersion: Variance over mean of their number.
         prompts: Share of each affinity among the prompts.
@@ -65,6 +67,10 @@ class Outlook(NamedTuple):
     prompts: Row
     loss: tuple[Row, ...]
 
+    def is_able(self, counts: Sequence[int]) -> bool:
+        """Whether these workers can serve anything."""
+        return any(n and rate for n, rate in zip(counts, self.rate_per_s, strict=True))
+
     def load_per_s(self, counts: Sequence[int]) -> Row:
         """The load on each level, with these workers, that yields most in time: see :func:`carried`."""
         return self._carried(counts)[0]
@@ -75,8 +81,24 @@ class Outlook(NamedTuple):
         return worth + self.demand_per_s * alignment_gain(self.prompts, load, self.loss)
 
     def _carried(self, counts: Sequence[int]) -> tuple[Row, float]:
-        capacity = tuple(n * rate for n, rate in zip(counts, self.rate_per_s, strict=True))
-        return carried(self.quality, capacity, self.slack_s, self.demand_per_s, self.dispersion)
+        capacity, slack_s = tuple(n * rate for n, rate in zip(counts, self.rate_per_s, strict=True)), self.slack_s
+        if len(capacity) > len(self.quality):
+            capacity, slack_s = _pooled(capacity, slack_s, len(self.quality))
+        return carried(self.quality, capacity, slack_s, self.demand_per_s, self.dispersion)
+
+
+def _pooled(capacity_per_s: Row, slack_s: Row, levels: int) -> tuple[Row, Row]:
+    """Capacity and slack of each level, which has one queue for the workers of all kinds.
+
+    A request meets a worker of each kind as often as that is free.
+    """
+    capacities, slacks = [], []
+    for j in range(levels):
+        parts = capacity_per_s[j::levels]
+        capacities.append(sum(parts))
+        waits = sum(part * slack for part, slack in zip(parts, slack_s[j::levels], strict=True))
+        slacks.append(round(waits / capacities[j], 1) if capacities[j] else 0.0)
+    return tuple(capacities), tuple(slacks)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -132,13 +154,12 @@ def carried(
 
 
 def climb(
-    starts: Sequence[tuple[int, ...]], worth: Callable[[tuple[int, ...]], float], levels: int = 0
+    starts: Sequence[tuple[int, ...]], worth: Callable[[tuple[int, ...]], float], levels: int
 ) -> tuple[int, ...]:
     """The best workers per level that moving workers between two levels at a time comes to from the best start.
 
-    Half of the workers at a time first, then ever fewer, down to one. The first of equals stays. Where there are
-    several kinds of workers, counts are those of the first kind by level, then of the second, and so on, and
-    ``levels`` says how many levels that is: nobody changes the kind.
+    Half of the workers at a time first, then ever fewer, down to one. The first of equals stays. Counts are by
+    kind and ``levels`` levels, as in :class:`Outlook`: nobody changes the kind.
     """
     known: dict[tuple[int, ...], float] = {}
 
@@ -148,9 +169,8 @@ def climb(
         return known[counts]
 
     best = max(starts, key=rate)
-    pairs = [(i, j) for i in range(len(best)) for j in range(len(best)) if i != j]
-    if levels:
-        pairs = [(i, j) for i, j in pairs if i // levels == j // levels]
+    places = range(len(best))
+    pairs = [(i, j) for i in places for j in places if i != j and i // levels == j // levels]
     step = 1 << max(0, (sum(best) // 2).bit_length() - 1)
     while step:
         moved = [
@@ -166,58 +186,24 @@ def climb(
     return best
 
 
-class Kinds(NamedTuple):
-    """What GPUs of each kind do at each level, where a level has one queue for all of them.
+def all_at(level: int, of_kind: Sequence[int], outlook: Outlook) -> tuple[int, ...]:
+    """All workers, so many of each kind, at one level; where their kind cannot serve that, at the nearest."""
+    levels = len(outlook.quality)
+    counts = [0] * len(outlook.rate_per_s)
+    for first, workers in zip(range(0, len(counts), levels), of_kind, strict=True):
+        able = [j for j in range(levels) if outlook.rate_per_s[first + j]]
+        counts[first + min(able, key=lambda j: abs(j - level))] = workers
+    return tuple(counts)
 
-    Attributes:
-        rate_per_s: By kind and level: images/s of one worker; 0 for a level that the kind cannot serve.
-        slack_s: By kind and level: how long a request may wait.
-    """
 
-    rate_per_s: tuple[Row, ...]
-    slack_s: tuple[Row, ...]
-
-    def pooled(self, counts: Sequence[int], outlook: Outlook) -> Outlook:
-        """The outlook in which each level is one worker, that all of the kinds there make together.
-
-        Args:
-            counts: Workers of the first kind by level, then of the second, and so on.
-            outlook: Of quality, demand and prompts.
-        """
-        levels = len(outlook.quality)
-        rates, slacks = [], []
-        for j in range(levels):
-            parts = [n * rate[j] for n, rate in zip(counts[j::levels], self.rate_per_s, strict=True)]
-            rates.append(sum(parts))
-            # A request meets a worker of each kind as often as that is free.
-            waits = sum(part * slack[j] for part, slack in zip(parts, self.slack_s, strict=True))
-            slacks.append(round(waits / rates[j], 1) if rates[j] else 0.0)
-        return outlook._replace(rate_per_s=tuple(rates), slack_s=tuple(slacks))
-
-    def best(self, solved: Allocation, outlook: Outlook) -> Allocation:
-        """The workers per kind and level that yield most in time, all of them free to change their level.
-
-        Args:
-            solved: The solver's answer, which knows no queues: one place to start from. The others have all
-                workers at one level, or where their kind cannot serve that, at the nearest.
-            outlook: As for :meth:`pooled`.
-        """
-        levels, ones = range(len(outlook.quality)), (1,) * len(outlook.quality)
-        starts = [tuple(n for of_kind in solved.by_kind for n in of_kind)]
-        for level in levels:
-            near = [min((i for i in levels if rate[i]), key=lambda i: abs(i - level)) for rate in self.rate_per_s]
-            starts.append(
-                tuple(sum(n) * (i == at) for n, at in zip(solved.by_kind, near, strict=True) for i in levels)
-            )
-        counts = climb(starts, lambda c: self.pooled(c, outlook).yield_per_s(ones), levels=len(ones))
-        return Allocation(
-            tuple(sum(counts[j :: len(ones)]) for j in levels),
-            self.pooled(counts, outlook).load_per_s(ones),
-            tuple(counts[k : k + len(ones)] for k in range(0, len(counts), len(ones))),
-        )
+def placed(counts: Sequence[int], load_per_s: Row) -> Allocation:
+    """The allocation of workers by kind and level."""
+    levels = len(load_per_s)
+    of_kinds = tuple(tuple(counts[first : first + levels]) for first in range(0, len(counts), levels))
+    return Allocation(tuple(map(sum, zip(*of_kinds, strict=True))), load_per_s, of_kinds)
 
 
 def spread(counts: Sequence[int], ready: Sequence[int], outlook: Outlook) -> Allocation:
     """The allocation of these workers, with load only where workers are ready."""
     # Where everything is loading: queue where there will be most.
-    return Allocation(tuple(counts), outlook.load_per_s(ready if any(ready) else counts))
+    return placed(counts, outlook.load_per_s(ready if outlook.is_able(ready) else counts))

@@ -152,7 +152,7 @@ def test_pac_ignores_prompts_and_meets_the_shares(profile: Profile) -> None:
     engine = seat(profile, "pac", allocation="solver")
     see_demand(engine, 300.0)
     got = Counter(ask(engine, row).variant for row in range(4000))
-    share = engine.policy.solve(8).share  # type: ignore[attr-defined]
+    share = engine.policy.solve(engine.view).share  # type: ignore[attr-defined]
     for variant, expected in zip(engine.policy.ladder, share, strict=True):  # type: ignore[attr-defined]
         assert got[variant] / 4000 == pytest.approx(expected, abs=0.03)
 
@@ -204,7 +204,7 @@ def test_argus_meets_the_shares_and_sends_tolerant_prompts_deeper(profile: Profi
     policy: Any = engine.policy
     level = {v: j for j, v in enumerate(policy.ladder)}
     at = np.array([level[ask(engine, row).variant] for row in range(4000)])
-    share = policy.solve(8).share
+    share = policy.solve(engine.view).share
     assert np.allclose(np.bincount(at, minlength=6) / 4000, share, atol=0.03)
     affinity_of = policy.setup.predictor.affinity(policy.ladder, 0.05)[engine.requests.prompts_between(0, 4000)]
     assert at[affinity_of == 5].mean() > at[affinity_of == 0].mean() + 1.0
@@ -372,7 +372,7 @@ def test_sommelier_places_once_and_then_swaps_one_worker(profile: Profile) -> No
         engine.tick(float(second))
     placed = serving(engine)
     policy: Any = engine.policy
-    counts = policy.solve(8).workers
+    counts = policy.solve(engine.view).workers
     variants = engine.catalog.variants
     assert placed == {variants[v].name: n for v, n in zip(policy.ladder, counts, strict=True) if n}
     assert len(placed) > 1
