@@ -1,4 +1,4 @@
-"""The shipped profiles `shapes-cpu` and `shapes-cpu-fast`: measured throughout; and what Argus lives on is there."""
+"""The shipped profiles `shapes-cpu` and `shapes-cpu-fast`: measured, and show what Argus lives on."""
 
 from __future__ import annotations
 
