@@ -235,8 +235,7 @@ class Engine:
         worker = self.workers[index]
         if not worker.loading:  # lost meanwhile
             return NOTHING
-        worker.loading = False
-        return self.floor.settle(now, worker)
+        return self.floor.loaded(now, worker)
 
     def cache_answered(self, now: float, row: int, hit: CacheHit) -> Sequence[Command]:
         """The cache answered ``LookUpCache``.

@@ -37,6 +37,8 @@ class Steps:
         self._level: dict[Serves, int] = {(v,): j for j, v in enumerate(self.ladder)}
         self.workers = [workers] + [0] * (len(ladder) - 1)
         self._count([[catalog.workers_of(k, workers)] + [0] * (len(ladder) - 1) for k in range(len(shares))])
+        #: The placement that was counted last.
+        self._seen = -1
         #: The workers that ``workers`` counts.
         self._up = [True] * workers
 
@@ -45,6 +47,9 @@ class Steps:
 
         A worker whose model still loads cannot, nor can one that has a batch to finish before it may load.
         """
+        if plan is None and view.changes == self._seen:
+            return
+        self._seen = view.changes if plan is None else -1
         ready = [[0] * len(self.ladder) for _ in self._rates]
         for worker in range(view.workers):
             j = self._level.get(view.serves(worker) if plan is None else plan.serves[worker])
