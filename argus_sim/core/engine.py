@@ -348,14 +348,12 @@ class Engine:
         good: list[int] = []
         commands: list[Command] = []
         for row, command, variant in self.cascade.judge(
-            now, worker, ran, confidence, self._request, self._look(now)
+            now, worker, ran, confidence, self._request, self._look(now), good
         ):
             if command is not None:
                 commands.append(command)
             if variant is not None:
                 commands += self._enqueue(now, row, variant)
-            elif command is None:
-                good.append(row)
         return good, commands
 
     def _place(self, now: float, row: int) -> Sequence[Command]:
