@@ -162,15 +162,15 @@ def test_other_policies_are_not_judged(profile: Profile) -> None:
 def test_confidence_is_uniform_and_correlates_as_told(correlation: float) -> None:
     rng = np.random.default_rng(1)
     quality = rng.random((20_000, 2))
-    judge = Discriminator(DiscriminatorConfig(correlation=correlation), quality, 20_000, rng)
-    found = np.array([judge.confidence(row, row, 1) for row in range(20_000)])
+    judge = Discriminator(DiscriminatorConfig(correlation=correlation), quality, np.arange(20_000), rng)
+    found = np.array(judge.confidence(range(20_000), 1))
     # A uniform sample of this size has decile shares within 0.01 (4.7 standard deviations).
     assert np.histogram(found, bins=10, range=(0, 1))[0] / 20_000 == pytest.approx(np.full(10, 0.1), abs=0.01)
     scores = np.corrcoef(norm.ppf(found), quality[:, 1].argsort().argsort())[0, 1]
     assert spearmanr(found, quality[:, 0]).statistic == pytest.approx(0.0, abs=0.03)
     assert scores == pytest.approx(correlation * 0.977, abs=0.03)  # a normal score against its rank
     # Its luck with two images of a request has nothing in common.
-    other = np.array([judge.confidence(row, row, 0) for row in range(20_000)])
+    other = np.array(judge.confidence(range(20_000), 0))
     assert spearmanr(found, other).statistic == pytest.approx(0.0, abs=0.03)
 
 
@@ -178,13 +178,13 @@ def test_equal_qualities_make_the_judge_no_worse() -> None:
     """As in recorded ratings: half of the images are the best there is, a third share another rating."""
     rng = np.random.default_rng(1)
     quality = np.repeat([1.0, 0.9, 0.8], [10_000, 6_667, 3_333])[:, None] * [1.0, 0.0]
-    judge = Discriminator(DiscriminatorConfig(correlation=0.51), quality, 20_000, rng)
-    found = norm.ppf([judge.confidence(row, row, 0) for row in range(20_000)])
+    judge = Discriminator(DiscriminatorConfig(correlation=0.51), quality, np.arange(20_000), rng)
+    found = norm.ppf(judge.confidence(range(20_000), 0))
     score = norm.ppf((rankdata(quality[:, 0]) - 0.5) / 20_000)
     assert np.corrcoef(found, score)[0, 1] == pytest.approx(0.51, abs=0.02)  # four standard errors; was 0.45
     assert (found.mean(), found.std()) == pytest.approx((0.0, 1.0), abs=0.03)
     # Nothing tells images apart that are all equally good.
-    same = [judge.confidence(row, row, 1) for row in range(20_000)]
+    same = judge.confidence(range(20_000), 1)
     assert spearmanr(same, quality[:, 0]).statistic == pytest.approx(0.0, abs=0.03)
 
 
@@ -369,7 +369,8 @@ def test_a_run_defers_what_the_plan_says(profile: Profile) -> None:
     rng = np.random.default_rng(2)
     requests = make_requests(np.cumsum(rng.exponential(0.5, 4000)), 40.0, rng.integers(0, 20, 4000).tolist())
     policy = make_policy("diffserve", profile, 6, slo_s=40.0)
-    judge = Discriminator(DiscriminatorConfig(), profile.relative_quality(), 4000, np.random.default_rng(3))
+    prompts = np.array(requests.prompt)
+    judge = Discriminator(DiscriminatorConfig(), profile.relative_quality(), prompts, np.random.default_rng(3))
     cluster = make_cluster(profile, policy, requests, discriminator=judge)
     cluster.run()
     columns = columns_of(cluster)

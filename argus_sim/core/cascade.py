@@ -17,7 +17,7 @@ from argus_sim.core.workers import Worker
 from argus_sim.domain import Request, VariantId
 
 KEPT = "the image made before: another could not be had in time"
-#: What becomes of a judged image: its request, what the host is to do, and the variant that makes another one.
+#: Of an image that does not pass: its request, what the host is to do, and the variant that makes another one.
 Step = tuple[int, Command | None, VariantId | None]
 
 
@@ -53,8 +53,9 @@ class Cascade:
         confidence: Sequence[float] | None,
         request: Request,
         view: ClusterView,
+        good: list[int],
     ) -> Iterator[Step]:
-        """One image of the worker's batch after the other; one without command and variant passes.
+        """Have one image of the worker's batch after the other judged; those that do not pass follow.
 
         Args:
             now: When the batch ended.
@@ -63,6 +64,7 @@ class Cascade:
             confidence: Of each image, in [0, 1].
             request: The engine's cursor.
             view: The cluster, up to date.
+            good: Is given the rows whose image passes.
 
         Raises:
             ValueError: There is no confidence for each image.
@@ -71,20 +73,25 @@ class Cascade:
         batch, name = worker.batch, self._policy.name
         if confidence is None or len(confidence) != len(batch.rows):
             raise ValueError(f"policy {name!r} needs a confidence for each of {len(batch.rows)} images")
+        review, gallery, made_by = self._policy.review, self.gallery, batch.variant
         for row, sure in zip(batch.rows, confidence, strict=True):
-            request.row, request.images = row, self.gallery.images(row)
-            decision = self._policy.review(request, batch.variant, sure, view)
-            request.images = ()
+            request.row = row
+            if len(gallery):
+                request.images = gallery.images(row)
+                decision = review(request, made_by, sure, view)
+                request.images = ()
+            else:
+                decision = review(request, made_by, sure, view)
             if decision is None:
-                self.gallery.forget(row)
+                gallery.forget(row)
                 self.passed_on.discard(row)
-                yield row, None, None
+                good.append(row)
                 continue
             self._log.attempted((row,), worker.started_s, now, ran, lost=False)
             self.passed_on_s += (now - worker.started_s) / len(batch.rows)
             if isinstance(decision, Keep):
                 self.passed_on.discard(row)
-                kept = self.gallery.take(row, decision.variant)
+                kept = gallery.take(row, decision.variant)
                 if kept is None:
                     raise PolicyError(f"policy {name!r} answered {decision}, but kept no such image")
                 yield row, self._deliver(now, row, kept, decision.reason), None
@@ -99,7 +106,7 @@ class Cascade:
             self.passed_on.add(row)
             wake: WakeUp | None = None
             if isinstance(decision, Again):
-                self.gallery.keep(row, batch.variant, sure, ran, decision.keep)
+                gallery.keep(row, made_by, sure, ran, decision.keep)
                 wake = WakeUp(self._requests.deadline_s[row])
             yield row, wake, variant
 

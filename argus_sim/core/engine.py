@@ -235,8 +235,7 @@ class Engine:
         worker = self.workers[index]
         if not worker.loading:  # lost meanwhile
             return NOTHING
-        worker.loading = False
-        return self.floor.settle(now, worker)
+        return self.floor.loaded(now, worker)
 
     def cache_answered(self, now: float, row: int, hit: CacheHit) -> Sequence[Command]:
         """The cache answered ``LookUpCache``.
@@ -349,14 +348,12 @@ class Engine:
         good: list[int] = []
         commands: list[Command] = []
         for row, command, variant in self.cascade.judge(
-            now, worker, ran, confidence, self._request, self._look(now)
+            now, worker, ran, confidence, self._request, self._look(now), good
         ):
             if command is not None:
                 commands.append(command)
             if variant is not None:
                 commands += self._enqueue(now, row, variant)
-            elif command is None:
-                good.append(row)
         return good, commands
 
     def _place(self, now: float, row: int) -> Sequence[Command]:

@@ -46,6 +46,7 @@ class Floor:
         "_policy",
         "_pools",
         "_rejects",
+        "changes",
         "in_force",
         "membership",
         "now_s",
@@ -84,6 +85,8 @@ class Floor:
         self.workers_up = workers
         #: Changes whenever workers come or go.
         self.membership = 0
+        #: Changes whenever they do, or what one of them serves, holds or loads.
+        self.changes = 0
         self.queues: list[deque[int]] = [deque() for _ in range(variants)]
         self.pools_of: list[tuple[Pool, ...]] = [()] * variants
         #: By what is served and the kind of the workers.
@@ -218,6 +221,7 @@ class Floor:
         if more:
             self.workers_up += more
             self.membership += 1
+            self.changes += 1
             self.in_force = None
 
     def abandon(self) -> list[tuple[int, VariantId]]:
@@ -242,10 +246,17 @@ class Floor:
         if worker.model != needed:
             worker.loading = True
             worker.model = needed
+            self.changes += 1
             return [LoadModel(worker.index, needed)]
         pool = worker.pool = self._pools[worker.serves, worker.kind]
         pool.idle.append(worker)
         return self.fill(now, pool)
+
+    def loaded(self, now: float, worker: Worker) -> Sequence[Command]:
+        """A worker has the model that it was loading."""
+        worker.loading = False
+        self.changes += 1
+        return self.settle(now, worker)
 
     def validate(self, plan: Plan) -> None:
         """Raises :class:`PolicyError` when a plan cannot be carried out."""
@@ -263,6 +274,7 @@ class Floor:
         Returns the commands, and the requests whose queue nobody serves any more, which need a new place.
         """
         self.in_force = plan
+        self.changes += 1
         moved = []
         for worker, serves in zip(self.workers, plan.serves, strict=True):
             if serves != worker.serves or worker.pool is None:

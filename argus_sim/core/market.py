@@ -88,16 +88,18 @@ class Terms:
         return self.catalog.mean_s[variant][self.catalog.batch_sizes[variant][0]]
 
 
-def markets(terms: Terms, wanted: placement.Demand, dispersion: float, counts: Counts) -> tuple[Market, ...]:
+def markets(
+    terms: Terms, wanted: placement.Demand, price: tuple[float, ...], dispersion: float, counts: Counts
+) -> tuple[Market, ...]:
     """The market of each model that has workers.
 
     Args:
         terms: What they have in common.
         wanted: What is to be served.
+        price: What a second of each model's workers is worth then: :func:`placement.worker_prices`.
         dispersion: Variance of the number of arrivals over its mean.
         counts: Workers of each model that can serve.
     """
-    price = placement.worker_prices(wanted, counts)
     capacity_per_s = sum(
         n * max(1.0 / terms.work_s[v] for v in terms.of_model(m)) for m, n in enumerate(counts) if n
     )

@@ -146,6 +146,33 @@ def align(have: Row, want: Row, loss: tuple[Row, ...]) -> Floats:
         float64[L, L], read-only: probability that a prompt of affinity i is served at level j; rows sum to 1. The
         same arguments give the same array.
     """
+    used = [j for j, load in enumerate(want) if load > 0.0]
+    flow = _flow_to_two(have, want, loss, used[0], used[-1]) if len(used) <= 2 else _flow(have, want, loss)
+    shares = flow / np.asarray(have)[:, None]
+    shares[shares < 1e-9] = 0.0
+    shares /= shares.sum(axis=1, keepdims=True)
+    shares.setflags(write=False)
+    return np.asarray(shares)
+
+
+def _flow_to_two(have: Row, want: Row, loss: tuple[Row, ...], first: int, last: int) -> Floats:
+    """The flow where no more than two levels carry load: those who lose least by it go to the first one.
+
+    Allocations rarely mix more levels than two, and HiGHS takes a hundred times as long.
+    """
+    flow = np.zeros((len(have), len(want)))
+    left = want[first]
+    for i in sorted(reversed(range(len(have))), key=lambda i: loss[i][first] - loss[i][last]):
+        flow[i, last] = have[i]
+        if first != last:
+            flow[i, first] = moved = min(have[i], left)
+            flow[i, last] -= moved
+            left -= moved
+    return flow
+
+
+def _flow(have: Row, want: Row, loss: tuple[Row, ...]) -> Floats:
+    """The flow of :func:`align`, by HiGHS."""
     levels = len(have)
     rows = np.kron(np.eye(levels), np.ones(levels))
     columns = np.kron(np.ones(levels), np.eye(levels))
@@ -158,12 +185,7 @@ def align(have: Row, want: Row, loss: tuple[Row, ...]) -> Floats:
     )
     if result.x is None:
         raise RuntimeError(f"HiGHS found no alignment: {result.message}")
-    flow = np.maximum(result.x.reshape(levels, levels), 0.0)
-    shares = flow / np.asarray(have)[:, None]
-    shares[shares < 1e-9] = 0.0
-    shares /= shares.sum(axis=1, keepdims=True)
-    shares.setflags(write=False)
-    return np.asarray(shares)
+    return np.maximum(result.x.reshape(levels, levels), 0.0)
 
 
 def align_one_pass(have: Row, want: Row) -> Floats:

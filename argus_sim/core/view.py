@@ -78,6 +78,14 @@ class ClusterView:
         """Changes when a worker is lost or joins."""
         return self._engine.floor.membership
 
+    @property
+    def changes(self) -> int:
+        """Changes when what a worker serves, holds or loads does, or a worker is lost or joins.
+
+        As long as it is the same, so is all that the view says of placement.
+        """
+        return self._engine.floor.changes
+
     # -- load ----------------------------------------------------------------------------------------------
 
     @property

@@ -147,8 +147,8 @@ class Scene:
         judged = None
         if judge and kind.may_judge(params):
             quality = (self.lessons or self.profile).relative_quality()
-            known, rng = predictor.train, stream(seed, "judged")
-            judged = Discriminator(experiment.cluster.discriminator, quality, len(known), rng).of_all(known)
+            rng = stream(seed, "judged")
+            judged = Discriminator(experiment.cluster.discriminator, quality, predictor.train, rng).of_all()
         setup = Setup(
             catalog=self.catalog,
             workers=experiment.cluster.workers,

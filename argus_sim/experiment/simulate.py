@@ -69,7 +69,8 @@ def simulate(
     def discriminator() -> Discriminator | None:
         if not engine.judges:
             return None
-        return Discriminator(cluster.discriminator, profile.relative_quality(), len(trace), rng("discriminator"))
+        quality = profile.relative_quality()
+        return Discriminator(cluster.discriminator, quality, workload.prompt, rng("discriminator"))
 
     def cache() -> SimulatedCache | FillingCache | None:
         if isinstance(cluster.cache, FillingCacheConfig):

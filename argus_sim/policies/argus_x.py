@@ -142,8 +142,13 @@ class ArgusX(Policy):
         self._counts: Counts = ()
         self._plan: Plan | None = None
         self._planned: tuple[int, int] | None = None
+        #: The workers that had each model, and by which plan and placement of models that was.
+        self._were_ready: Counts = ()
+        self._ready_by: tuple[Plan, int] | None = None
         self._markets: tuple[Market, ...] = ()
         self._tables: dict[tuple[int, int, Counts], tuple[Market, ...]] = {}
+        self._prices: dict[tuple[int, Counts], tuple[float, ...]] = {}
+        self._placements: dict[tuple[int, Counts], Counts] = {}
 
     @classmethod
     def may_judge(cls, params: Any) -> bool:
@@ -195,8 +200,13 @@ class ArgusX(Policy):
             now = tuple(sum(m == (base if h is None else h) for h in held) for m in range(len(catalog.models)))
             self._counts = now
             if self._peak_per_s > 0.0:
-                wanted = self._wanted(math.exp(peak * _PEAK_STEP))
-                self._counts = placement.place(wanted, now, catalog.load_s, self.params.repay_s)
+                # Peaks come back, and a program takes as long as a thousand requests.
+                if (peak, now) not in self._placements:
+                    wanted = self._wanted(math.exp(peak * _PEAK_STEP))
+                    self._placements[peak, now] = placement.place(
+                        wanted, now, catalog.load_s, self.params.repay_s
+                    )
+                self._counts = self._placements[peak, now]
             reason = f"peak of {60.0 * self._peak_per_s:.0f} requests/min"
             counts: dict[Serves, int] = {self._serves[m]: n for m, n in enumerate(self._counts) if n}
             self._plan = keep_or_move(counts, view, catalog, reason)
@@ -224,11 +234,15 @@ class ArgusX(Policy):
         Where all load: as planned.
         """
         assert self._plan is not None
+        if self._ready_by == (self._plan, view.changes):
+            return self._were_ready
+        self._ready_by = (self._plan, view.changes)
         ready = [0] * len(self._counts)
         for worker, serves in enumerate(self._plan.serves):
             up = view.is_up(worker) and is_there(worker, serves, view, self.setup.catalog)
             ready[self._model_of[serves[0]]] += up
-        return tuple(ready) if any(ready) else self._counts
+        self._were_ready = tuple(ready) if any(ready) else self._counts
+        return self._were_ready
 
     def _set_prices(self, view: ClusterView) -> None:
         demand = max(self._expected_per_s(), 1e-3)
@@ -241,8 +255,15 @@ class ArgusX(Policy):
         if key not in self._tables:
             if len(self._tables) >= _TABLES:
                 self._tables.clear()
-            wanted = self._wanted(math.exp(key[0] * _DEMAND_STEP))
-            self._tables[key] = markets(self._terms, wanted, math.exp(key[1] * _DISPERSION_STEP), counts)
+                self._prices.clear()
+            wanted, dispersion = self._wanted(math.exp(key[0] * _DEMAND_STEP)), math.exp(key[1] * _DISPERSION_STEP)
+            # The program knows no dispersion; it takes most of the time that a table takes.
+            planned = key[0], counts
+            if planned not in self._prices:
+                self._prices[planned] = placement.worker_prices(wanted, counts)
+            self._tables[key] = markets(self._terms, wanted, self._prices[planned], dispersion, counts)
+        if self._tables[key] is self._markets:
+            return
         self._markets = self._tables[key]
         served = sorted((float(w), v) for market in self._markets for v, w in market.work_s)
         self._hopeless = self._last_resort[served[0][1]]

@@ -40,13 +40,14 @@ class Infaas(Policy):
         self._routes = [Route(v, f"level {j}: best in time") for j, v in enumerate(ladder)]
         self._late = [Route(v, f"level {j}: least late") for j, v in enumerate(ladder)]
         self._reason = "all on the best"
+        self._slo_s = setup.slo_s
 
     def monitor(self, view: ClusterView) -> bool:
         steps, slo_s = self._steps, self.setup.slo_s
         steps.look(view)
         if sum(steps.ready) < view.workers_up:  # a step is still under way
             return False
-        occupied = steps.occupied()
+        occupied = steps.occupied
         if min(steps.expected_s(j, view) for j in occupied) > self.params.down * slo_s:
             origin = next((j for j in occupied if j + 1 < len(steps.ladder)), None)
             if origin is None:
@@ -66,11 +67,7 @@ class Infaas(Policy):
 
     def route(self, request: Request, view: ClusterView) -> Decision:
         steps = self._steps
-        least, best = float("inf"), steps.occupied()[0]
-        for j in steps.occupied():
-            expected_s = steps.expected_s(j, view)
-            if expected_s <= self.setup.slo_s:
+        for j in steps.occupied:
+            if steps.expected_s(j, view) <= self._slo_s:
                 return self._routes[j]
-            if expected_s < least:
-                least, best = expected_s, j
-        return self._late[best]
+        return self._late[steps.best(view)]

@@ -16,32 +16,32 @@ _PARTS = 100
 
 
 def in_time(
-    capacity_per_s: npt.ArrayLike, demand_per_s: npt.ArrayLike, slack_s: npt.ArrayLike, dispersion: float = 1.0
+    capacity_per_s: float, demand_per_s: npt.ArrayLike, slack_s: float, dispersion: float = 1.0
 ) -> npt.NDArray[np.float64]:
     """The part of the requests that are served before their wait exceeds ``slack_s``; what cannot is dropped.
 
     The queue as a Brownian motion between 0 and the length that takes the slack to serve, reflected at both
     (Harrison, Brownian Motion and Stochastic Flow Systems, 1985, section 5.6), for equal service times. Far below
-    capacity the answer is 1, far above it capacity over demand, and 0 where there is no slack. Arrays broadcast.
+    capacity the answer is 1, far above it capacity over demand, and 0 where there is no slack.
 
     Args:
+        demand_per_s: One or many; the answer has its shape.
         dispersion: Variance over mean of the number of arrivals; 1 for Poisson arrivals.
     """
-    capacity, demand, slack = (np.asarray(a, dtype=float) for a in (capacity_per_s, demand_per_s, slack_s))
-    longest = np.maximum(slack, 1e-12) * capacity
-    excess = np.abs(demand - capacity)
+    demand = np.asarray(demand_per_s, dtype=float)
+    if slack_s <= 0.0:
+        return np.zeros_like(demand)
+    longest = max(slack_s, 1e-12) * capacity_per_s
+    excess, noise = np.abs(demand - capacity_per_s), demand * dispersion
     # What is lost to chance, beyond the excess of demand over capacity; it is the same on both sides.
-    exponent = np.minimum(2.0 * excess * longest / (demand * dispersion), 700.0)
+    exponent = np.minimum(2.0 * excess * longest / noise, 700.0)
     at_capacity = exponent < 1e-9
     chance_per_s = np.where(
-        at_capacity,
-        demand * dispersion / (2.0 * longest),
-        excess / np.expm1(np.where(at_capacity, 1.0, exponent)),
+        at_capacity, noise / (2.0 * longest), excess / np.expm1(np.where(at_capacity, 1.0, exponent))
     )
-    served = np.minimum(demand, capacity)
+    served = np.minimum(demand, capacity_per_s)
     # To first order what is left; and some are in time however short the queue, which a diffusion does not know.
-    share: npt.NDArray[np.float64] = np.where(slack > 0.0, served / demand / (1.0 + chance_per_s / served), 0.0)
-    return share
+    return np.asarray(served / demand / (1.0 + chance_per_s / served))
 
 
 class Outlook(NamedTuple):
@@ -115,7 +115,8 @@ def alignment_gain(prompts: Row, load: Row, loss: tuple[Row, ...]) -> float:
     """
     total = sum(load)
     share = [y / total for y in load]
-    by_lot = sum(p * f * row[j] for p, row in zip(prompts, loss, strict=True) for j, f in enumerate(share) if f)
+    mixed = [(j, f) for j, f in enumerate(share) if f]
+    by_lot = sum(p * f * row[j] for p, row in zip(prompts, loss, strict=True) for j, f in mixed)
     aligned, level, room = 0.0, 0, share[0]
     for part, row in zip(prompts, loss, strict=True):
         left = part
@@ -140,17 +141,30 @@ def carried(
     """
     # Of equals, the level with the most capacity first.
     levels = sorted((j for j, c in enumerate(capacity_per_s) if c), key=lambda j: -capacity_per_s[j])
-    capacity, slack, q = (np.array([a[j] for j in levels])[:, None] for a in (capacity_per_s, slack_s, quality))
-    y = demand_per_s / _PARTS * np.arange(1, _PARTS + 1)
-    worth = q * y * in_time(capacity, y, slack, dispersion)
-    adds = np.diff(worth, axis=1, prepend=0.0)
-    # The largest additions, where each level's fall: a level is loaded from its first hundredth on.
-    first = np.argsort(-np.minimum.accumulate(np.round(adds, 12), axis=1), axis=None, kind="stable")[:_PARTS]
-    parts = np.bincount(first // _PARTS, minlength=len(levels))
+    curves = [_curve(quality[j], capacity_per_s[j], slack_s[j], demand_per_s, dispersion) for j in levels]
+    # The largest additions.
+    first = np.argsort(np.concatenate([falls for falls, _ in curves]), kind="stable")[:_PARTS]
+    parts = np.bincount(first // _PARTS, minlength=len(levels)).tolist()
     load = [0.0] * len(quality)
-    for j, n in zip(levels, parts.tolist(), strict=True):
+    for j, n in zip(levels, parts, strict=True):
         load[j] = n * demand_per_s / _PARTS
-    return tuple(load), float(sum(worth[i, n - 1] for i, n in enumerate(parts.tolist()) if n))
+    return tuple(load), float(sum(worth[n - 1] for (_, worth), n in zip(curves, parts, strict=True) if n))
+
+
+@lru_cache(maxsize=1 << 12)
+def _curve(
+    quality: float, capacity_per_s: float, slack_s: float, demand_per_s: float, dispersion: float
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Of one level: what each hundredth of the demand adds there, negated, and the yield per second up to it.
+
+    What is added falls: a level is loaded from its first hundredth on. Remembered, since the allocations that
+    are compared for a plan have most of their levels in common.
+    """
+    y = demand_per_s / _PARTS * np.arange(1, _PARTS + 1)
+    worth = quality * y * in_time(capacity_per_s, y, slack_s, dispersion)
+    adds = worth.copy()
+    adds[1:] -= worth[:-1]
+    return -np.minimum.accumulate(adds.round(12)), worth
 
 
 def climb(

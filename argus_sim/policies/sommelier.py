@@ -64,7 +64,7 @@ class Sommelier(Proteus):
             if view.now_s < self.params.observe_s:
                 return False
             self._is_placed = True
-            self._steps.workers = list(self.allocate(view).workers)
+            self._steps.workers = self.allocate(view).workers
             self._reason = "the placement"
             return True
         return self._swap(view)
@@ -74,7 +74,7 @@ class Sommelier(Proteus):
         steps, slo_s = self._steps, self.setup.slo_s
         carried = sum(steps.capacity_per_s)
         used = self._demand.forecast_per_s() / carried if carried else 1.0
-        for j in steps.occupied():
+        for j in steps.occupied:
             if not steps.ready[j] or view.now_s < self._swapped_s[j] + self.params.hold_s:
                 continue
             if steps.expected_s(j, view) > slo_s and j + 1 < len(steps.ladder):
@@ -93,8 +93,7 @@ class Sommelier(Proteus):
         return self._steps.plan(view, self._reason)
 
     def route(self, request: Request, view: ClusterView) -> Decision:
-        steps = self._steps
-        route = self._routes[min(steps.occupied(), key=lambda j: (steps.expected_s(j, view), j))]
+        route = self._routes[self._steps.best(view)]
         hit = request.hit
         if hit is not None and self._skipped[route.variant] > hit.max_skipped_steps:
             return self._missed

@@ -14,7 +14,7 @@ class Steps:
     """How many workers are at each level of a ladder, and what a request would have to wait there.
 
     Attributes:
-        workers: How many are meant to be at each level.
+        occupied: The levels that have workers, loading or not.
         ready: How many of them can serve now.
         rate_per_s: Images/s of one worker at each level: the mean over the kinds of the cluster.
         capacity_per_s: Images/s of the workers that can serve each level now.
@@ -37,6 +37,8 @@ class Steps:
         self._level: dict[Serves, int] = {(v,): j for j, v in enumerate(self.ladder)}
         self.workers = [workers] + [0] * (len(ladder) - 1)
         self._count([[catalog.workers_of(k, workers)] + [0] * (len(ladder) - 1) for k in range(len(shares))])
+        #: The placement that was counted last.
+        self._seen = -1
         #: The workers that ``workers`` counts.
         self._up = [True] * workers
 
@@ -45,6 +47,9 @@ class Steps:
 
         A worker whose model still loads cannot, nor can one that has a batch to finish before it may load.
         """
+        if plan is None and view.changes == self._seen:
+            return
+        self._seen = view.changes if plan is None else -1
         ready = [[0] * len(self.ladder) for _ in self._rates]
         for worker in range(view.workers):
             j = self._level.get(view.serves(worker) if plan is None else plan.serves[worker])
@@ -78,22 +83,39 @@ class Steps:
             return float("inf")
         return view.queued(self.ladder[j]) / self.capacity_per_s[j] + self._own_s[j]
 
-    def occupied(self) -> list[int]:
-        """The levels that have workers, loading or not."""
-        return [j for j, n in enumerate(self.workers) if n]
+    def best(self, view: ClusterView) -> int:
+        """The level where a request that comes now would take least; of equals the least approximate."""
+        best, least = self.occupied[0], float("inf")
+        if len(self.occupied) > 1:
+            for j in self.occupied:
+                expected_s = self.expected_s(j, view)
+                if expected_s < least:
+                    best, least = j, expected_s
+        return best
+
+    @property
+    def workers(self) -> list[int]:
+        """How many are meant to be at each level; set anew to change it."""
+        return list(self._workers)
+
+    @workers.setter
+    def workers(self, counts: Sequence[int]) -> None:
+        self._workers = tuple(counts)
+        self.occupied = [j for j, n in enumerate(counts) if n]
 
     def move(self, origin: int, target: int) -> None:
         """One worker steps from a level to another."""
-        self.workers[origin] -= 1
-        self.workers[target] += 1
+        self.workers = [n - (j == origin) + (j == target) for j, n in enumerate(self._workers)]
 
     def plan(self, view: ClusterView, reason: str) -> Plan:
         """The placement for the present counts. A worker that was lost comes back at the level it had."""
+        counts = self.workers
         for worker, counted in enumerate(self._up):
             up = self._up[worker] = view.is_up(worker)
             if up != counted:
-                self.workers[self._level[view.serves(worker)]] += 1 if up else -1
-        wanted: dict[Serves, int] = {(self.ladder[j],): self.workers[j] for j in self.occupied()}
+                counts[self._level[view.serves(worker)]] += 1 if up else -1
+        self.workers = counts
+        wanted: dict[Serves, int] = {(self.ladder[j],): counts[j] for j in self.occupied}
         plan = keep_or_move(wanted, view, self._catalog, reason, each_its_own=True)
         if view.serves(0):  # the first plan of all finds its models in place
             self.look(view, plan)

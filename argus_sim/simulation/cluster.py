@@ -179,8 +179,7 @@ class SimulatedCluster:
     def _judged(self, now: float, worker: int) -> Sequence[Command]:
         """A batch ended, and the discriminator has looked at its images."""
         batch = self.engine.workers[worker].batch
-        confidence = [self._discriminator.confidence(row, self._prompt[row], batch.variant) for row in batch.rows]
-        return self.engine.batch_done(now, worker, confidence)
+        return self.engine.batch_done(now, worker, self._discriminator.confidence(batch.rows, batch.variant))
 
     def _stored(self, now: float, worker: int) -> Sequence[Command]:
         """A batch ended; the latents of images that were generated in full go into the cache."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 import numpy as np
@@ -54,7 +55,7 @@ class Discriminator:
     Args:
         config: How well it judges.
         quality: float64[P, V], relative quality of each prompt at each variant.
-        requests: How many there will be.
+        prompt: int[n], that of each request there will be.
         rng: Draws the luck.
     """
 
@@ -62,7 +63,7 @@ class Discriminator:
         self,
         config: DiscriminatorConfig,
         quality: npt.NDArray[np.float64],
-        requests: int,
+        prompt: npt.NDArray[np.integer],
         rng: np.random.Generator,
     ) -> None:
         score = ndtri((rankdata(quality, axis=0) - 0.5) / len(quality))  # ties share a rank
@@ -70,22 +71,24 @@ class Discriminator:
         spread = score.std(axis=0)
         # Where all images of a variant are equally good, there is nothing to tell.
         score = np.divide(score, spread, out=np.zeros_like(score), where=spread > 1e-9)
-        self._score: list[list[float]] = (config.correlation * score).tolist()
+        self._score = config.correlation * score
         self._spread = math.sqrt(1.0 - config.correlation**2)
-        self._requests = requests
+        self._prompt = prompt
         #: By variant; drawn when its first image is judged.
         self._rng = rng.spawn(quality.shape[1])
-        self._luck: list[array[float] | None] = [None] * quality.shape[1]
+        self._confidence: list[array[float] | None] = [None] * quality.shape[1]
 
-    def confidence(self, row: int, prompt: int, variant: VariantId) -> float:
-        """What it says, in (0, 1), of the image that ``variant`` made for a request."""
-        luck = self._luck[variant]
-        if luck is None:
-            drawn = self._spread * self._rng[variant].standard_normal(self._requests)
-            luck = self._luck[variant] = array("d", drawn.tobytes())
-        return float(ndtr(self._score[prompt][variant] + luck[row]))
+    def confidence(self, rows: Sequence[int], variant: VariantId) -> list[float]:
+        """What it says, in (0, 1), of the images that ``variant`` made for these requests."""
+        says = self._confidence[variant]
+        if says is None:
+            # For all requests at once: one by one takes longer than all else that is done for a batch.
+            luck = self._spread * self._rng[variant].standard_normal(len(self._prompt))
+            sure = ndtr(self._score[self._prompt, variant] + luck)
+            says = self._confidence[variant] = array("d", sure.tobytes())
+        return [says[row] for row in rows]
 
-    def of_all(self, prompts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """float64[n, V]: what it says of one image of each prompt by each variant; request k is for prompt k."""
-        variants = range(len(self._luck))
-        return np.array([[self.confidence(k, p, v) for v in variants] for k, p in enumerate(prompts.tolist())])
+    def of_all(self) -> npt.NDArray[np.float64]:
+        """float64[n, V]: what it says of one image for each request by each variant."""
+        rows = range(len(self._prompt))
+        return np.array([self.confidence(rows, v) for v in range(len(self._confidence))]).T
