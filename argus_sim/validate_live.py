@@ -28,7 +28,8 @@ from argus_sim.experiment.scene import Scene
 from argus_sim.experiment.simulate import simulate
 from argus_sim.fidelity import Twin, counted
 from argus_sim.live import drift
-from argus_sim.live.client import Answers, Target, body
+from argus_sim.live.client import Answers, Target
+from argus_sim.live.wire import body
 from argus_sim.load import Asked, arrivals_from, first_from, record_of
 from argus_sim.record import Floats, RunRecord
 from argus_sim.trace import Trace

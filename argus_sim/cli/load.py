@@ -90,7 +90,8 @@ def load(
     from argus_sim.experiment.folder import check_out
 
     try:
-        from argus_sim.live.client import Target, body
+        from argus_sim.live.client import Target
+        from argus_sim.live.wire import body
     except ImportError as error:
         raise extra_missing(error) from None
     for name, value in (("--speed", speed), ("--timeout-s", timeout_s), ("--slo-s", slo_s)):

@@ -7,8 +7,6 @@ counts from the time it was due, not from the time at which somebody got round t
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import contextlib
 import gc
 import json
@@ -22,9 +20,8 @@ import aiohttp
 import numpy as np
 
 from argus_sim.errors import InputError
+from argus_sim.live.wire import PATH, image_in, reason_of, why
 from argus_sim.record import Floats
-
-PATH = "/v1/images/generations"
 
 #: Statuses of HTTP of which no other request of a load will have a better one.
 _HOPELESS = (401, 403, 404)
@@ -236,7 +233,7 @@ async def _knock(session: aiohttp.ClientSession, url: str, connections: int) -> 
     except aiohttp.InvalidURL:
         raise InputError(f"{url!r} is no address", where="--url") from None
     except (aiohttp.ClientError, OSError) as error:
-        raise InputError(f"no server answers: {_why(error)}", where=f"--url {url}") from None
+        raise InputError(f"no server answers: {why(error)}", where=f"--url {url}") from None
 
 
 async def _ready(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
@@ -373,53 +370,16 @@ class _Sender:
                     answers.received_s[row] = self._now_s()
                     answers.bytes[row] = len(text)
                     answers.said(row, response.headers)
-                    answers.reason[row] = answers.code("reasons", _reason(response.status, text))
+                    answers.reason[row] = answers.code("reasons", reason_of(response.status, text))
                 answers.status[row] = response.status
                 return image_in(kept) if kept else None
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             answers.received_s[row] = self._now_s()
             answers.status[row] = FAILED
-            answers.reason[row] = answers.code("reasons", _why(error))
+            answers.reason[row] = answers.code("reasons", why(error))
             return None
 
 
 async def _all_of(tasks: set[asyncio.Task[None]]) -> None:
     if tasks:
         await asyncio.wait(tasks)
-
-
-def image_in(answer: bytes | bytearray) -> bytes | None:
-    """The first image that an answer holds; None where it holds none, but a link."""
-    try:
-        return base64.b64decode(json.loads(answer)["data"][0]["b64_json"], validate=True)
-    except (ValueError, LookupError, TypeError, binascii.Error):
-        return None
-
-
-def _reason(status: int, body: bytes) -> str:
-    """What the server says of a request that it does not serve; of a foreign one the status alone may be left."""
-    try:
-        message = json.loads(body)["error"]["message"]
-    except (ValueError, LookupError, TypeError):
-        message = None
-    if not isinstance(message, str):
-        return f"HTTP {status}"
-    return (
-        message.removeprefix("Not served: ")[:120] if status in (429, 503) else f"HTTP {status}: {message[:120]}"
-    )
-
-
-def _why(error: BaseException) -> str:
-    """A failure without addresses or numbers that differ from request to request."""
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, aiohttp.ClientConnectorError | ConnectionRefusedError):
-        return "no connection"
-    if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError | aiohttp.ClientOSError):
-        return "the connection broke"
-    return f"no sound answer ({type(error).__name__})"
-
-
-def body(prompt: str, fields: Mapping[str, Any] | None = None) -> bytes:
-    """The body of a request for one image."""
-    return json.dumps({"prompt": prompt, "n": 1, **(fields or {})}, ensure_ascii=False).encode()

@@ -13,7 +13,8 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the live extra: fastapi")
 aiohttp = pytest.importorskip("aiohttp", reason="needs the live extra: aiohttp")
 
-from argus_sim.live.client import PATH, Target, body, play  # noqa: E402
+from argus_sim.live.client import Target, play  # noqa: E402
+from argus_sim.live.wire import PATH, body  # noqa: E402
 from argus_sim.validate_live import server  # noqa: E402
 from tests.make_experiment import write_experiment  # noqa: E402
 

@@ -19,7 +19,8 @@ from argus_sim.domain import Outcome
 from argus_sim.errors import InputError
 from argus_sim.experiment import Experiment
 from argus_sim.experiment.results import Results
-from argus_sim.live.client import FAILED, OPEN, Answers, Target, body, image_in, play
+from argus_sim.live.client import FAILED, OPEN, Answers, Target, play
+from argus_sim.live.wire import body, image_in
 from argus_sim.load import Asked, Told, arrivals_from, conclude, lag_warning, record_of
 from argus_sim.metrics import summarise
 from argus_sim.policies import registry

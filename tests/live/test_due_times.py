@@ -16,7 +16,8 @@ pytest.importorskip("httpx", reason="needs the test extra: httpx")
 
 from argus_sim.experiment.simulate import simulate
 from argus_sim.fidelity import compare
-from argus_sim.live.client import Target, body, play
+from argus_sim.live.client import Target, play
+from argus_sim.live.wire import body
 from argus_sim.load import Asked, record_of
 from argus_sim.serve import choose_policy
 from tests.live.make_processes import play as run
