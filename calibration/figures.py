@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from argus_sim.profile import Profile
 from argus_sim.provenance import KINDS
-from argus_sim.report.plot_style import head, save, styled
+from argus_sim.report.plot_style import head, label_points, save, styled
 from calibration.assemble import ABSENT
 from calibration.fit import affinity
 
@@ -171,12 +171,13 @@ def quality_against_latency(profile: Profile) -> Figure:
             label=None if label in seen else label,
         )  # fmt: skip
         seen.add(label)
-        ax.annotate(
-            variant.name, (seconds[v], quality[v]), xytext=(4, 4), textcoords="offset points", fontsize=6.5
-        )
     ax.set(xlabel="median latency of one image, s", ylabel=f"mean relative quality ({profile.manifest.metric})")
-    ax.margins(x=0.12)
+    ax.margins(x=0.2, y=0.1)
     ax.legend(loc="lower right")
+    names = [v.name.partition("/")[2] or v.name for v in profile.variants]
+    if len({v.model for v in profile.variants if "/" in v.name}) > 1:
+        names = [v.name for v in profile.variants]
+    label_points(ax, names, seconds, quality, fontsize=6.5)
     head(figure, "Quality against latency", _note(profile))
     return figure
 

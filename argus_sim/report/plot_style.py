@@ -4,18 +4,37 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, ParamSpec
 
 import matplotlib.style
+import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from argus_sim.files import write_atomically
 from argus_sim.report.policy_style import DASHED, STYLES, styles
 
-__all__ = ["DASHED", "STYLES", "embed", "head", "legend", "render", "save", "styled", "styles"]
+__all__ = [
+    "DASHED",
+    "INK",
+    "STYLES",
+    "embed",
+    "head",
+    "label_points",
+    "legend",
+    "render",
+    "save",
+    "styled",
+    "styles",
+]
+
+Floats = npt.NDArray[np.float64]
+
+#: Of texts and marks.
+INK = "#444444"
 
 P = ParamSpec("P")
 
@@ -100,3 +119,27 @@ def legend(figure: Figure, ax: Axes) -> None:
     if handles:
         columns = min(6, len(labels))
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=2.8)
+
+
+def label_points(ax: Axes, names: Sequence[str], x: Floats, y: Floats, fontsize: float = 8) -> None:
+    """Names beside their points, pushed apart where they would lie on each other."""
+    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+    gap, reach = 0.055 * (high - low), 0.25 * (right - left)
+    order = np.argsort(y, kind="stable")
+    pairs = [(a, b) for i, a in enumerate(order) for b in order[i + 1 :] if abs(x[a] - x[b]) < reach]
+    at = y.copy()
+    for _ in range(100):
+        for below, above in pairs:
+            overlap = max(0.0, gap - (at[above] - at[below])) / 2
+            at[below], at[above] = at[below] - overlap, at[above] + overlap
+        at = np.clip(at, low + gap / 2, high - gap / 2)
+    for row, label_y in enumerate(at):
+        ax.annotate(
+            names[row],
+            (x[row], y[row]),
+            xytext=(x[row] + 0.06 * (right - left), label_y),
+            fontsize=fontsize,
+            color=INK,
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": "#AAAAAA", "linewidth": 0.6, "shrinkA": 1, "shrinkB": 4},
+        )

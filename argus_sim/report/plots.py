@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator
 
 from argus_sim.metrics import METRICS, Metric
 from argus_sim.report.moving import MAX_POINTS, Clock
-from argus_sim.report.plot_style import DASHED, head, legend, render, save, styled, styles
+from argus_sim.report.plot_style import DASHED, INK, head, label_points, legend, render, save, styled, styles
 
 __all__ = [
     "figure_front",
@@ -36,7 +36,6 @@ __all__ = [
 Floats = npt.NDArray[np.float64]
 
 _GREY = "#CBCFD4"
-_INK = "#444444"
 #: Variants drawn one by one in a level mix; the least used of a larger ladder are drawn as one.
 _MAX_LAYERS = 12
 
@@ -163,7 +162,7 @@ def _bars(ax: Axes, rows: pd.DataFrame, metric: Metric, *, points: bool) -> None
     for at, value, reach in zip(y, mean, np.nan_to_num(half), strict=True):
         if not math.isnan(value):
             text, end = metric.text(value / metric.scale), (value + reach, at)
-            ax.annotate(text, end, xytext=(6, 0), textcoords="offset points", va="center", fontsize=8, color=_INK)
+            ax.annotate(text, end, xytext=(6, 0), textcoords="offset points", va="center", fontsize=8, color=INK)
     ax.set_yticks(y, [str(policy) for policy in rows.index])
     ax.tick_params(axis="y", length=0)
     ax.grid(visible=False, axis="y")
@@ -200,7 +199,7 @@ def figure_front(aggregate: pd.DataFrame) -> Figure:
         ax.set_xlim(-0.06 * widest, 1.4 * widest)
         ax.set_ylim(ax.get_ylim()[0], min(1.0, ax.get_ylim()[1]))
         _iso_yield(ax)
-        _labels(ax, names, x, y)
+        label_points(ax, names, x, y)
         ax.set_title(str(trace), pad=16)
         ax.xaxis.set_major_formatter(_percent)
         ax.grid(visible=False)
@@ -235,30 +234,6 @@ def _iso_yield(ax: Axes) -> None:
                 va="center" if at_side else "bottom",
                 annotation_clip=False,
             )
-
-
-def _labels(ax: Axes, names: Sequence[str], x: Floats, y: Floats) -> None:
-    """Names beside their points, pushed apart where they would lie on each other."""
-    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
-    gap, reach = 0.055 * (high - low), 0.25 * (right - left)
-    order = np.argsort(y, kind="stable")
-    pairs = [(a, b) for i, a in enumerate(order) for b in order[i + 1 :] if abs(x[a] - x[b]) < reach]
-    at = y.copy()
-    for _ in range(100):
-        for below, above in pairs:
-            overlap = max(0.0, gap - (at[above] - at[below])) / 2
-            at[below], at[above] = at[below] - overlap, at[above] + overlap
-        at = np.clip(at, low + gap / 2, high - gap / 2)
-    for row, label_y in enumerate(at):
-        ax.annotate(
-            names[row],
-            (x[row], y[row]),
-            xytext=(x[row] + 0.06 * (right - left), label_y),
-            fontsize=8,
-            color=_INK,
-            va="center",
-            arrowprops={"arrowstyle": "-", "color": "#AAAAAA", "linewidth": 0.6, "shrinkA": 1, "shrinkB": 4},
-        )
 
 
 @styled
@@ -319,8 +294,8 @@ def figure_latency_cdf(outcomes: Mapping[str, pd.DataFrame]) -> Figure:
     if slos and max(slos) - min(slos) < 1e-6 * max(slos):
         slo_s = float(np.median(slos))
         longest = max(longest, 1.05 * slo_s)
-        ax.axvline(slo_s, color=_INK, linewidth=1)
-        ax.text(slo_s, 0.02, f"SLO {slo_s:.3g} s ", fontsize=8.5, color=_INK, ha="right")
+        ax.axvline(slo_s, color=INK, linewidth=1)
+        ax.text(slo_s, 0.02, f"SLO {slo_s:.3g} s ", fontsize=8.5, color=INK, ha="right")
     for rank, (policy, (at_s, served)) in enumerate(curves.items()):
         colour, dashes = style[policy]
         level = np.append(at_s, max(longest, at_s[-1])), np.append(served, served[-1])
