@@ -285,8 +285,8 @@ def _sweep(
 def _staircases(steps_s: Floats, level: Ints, levels: int) -> tuple[Floats, Ints]:
     """The work asked for as the price falls: by kind the heights of its stairs, and how many prices each is wide.
 
-    A kind has some steps, and there are a thousand prices: spreading heights over them takes a quarter of the time
-    that adding up along them does. Steps of one price are added up first, as they would be there.
+    A kind has some steps, and there are a thousand prices: spreading heights over them takes a quarter of the
+    time that adding up along them does. Steps of one price are added up first, as they would be there.
     """
     level = np.maximum.accumulate(level, axis=1)  # where a row has no more steps: nothing, with the last one
     height_s = np.zeros((len(level), level.shape[1] + 1))

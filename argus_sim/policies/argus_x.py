@@ -256,7 +256,8 @@ class ArgusX(Policy):
             if len(self._tables) >= _TABLES:
                 self._tables.clear()
                 self._prices.clear()
-            wanted, dispersion = self._wanted(math.exp(key[0] * _DEMAND_STEP)), math.exp(key[1] * _DISPERSION_STEP)
+            wanted = self._wanted(math.exp(key[0] * _DEMAND_STEP))
+            dispersion = math.exp(key[1] * _DISPERSION_STEP)
             # The program knows no dispersion; it takes most of the time that a table takes.
             planned = key[0], counts
             if planned not in self._prices:
