@@ -244,13 +244,15 @@ class Move:
                 self.held[level] += 1
             if model in self._ready and not view.is_loading(worker):
                 self._ready[model] += 1
+        #: Workers that are of a level of each model.
+        self._of = dict.fromkeys(self._model, 0)
+        for count, of in zip(self.held, self._model, strict=True):
+            self._of[of] += count
         self._is_free = len(self._ready) == 1 and sum(self.held) == view.workers_up
 
     def loads(self, wanted: Sequence[int]) -> list[int]:
         """How many loads of each level's model these workers per level take, given the models held."""
-        models = set(self._model)
-        have = {m: sum(n for n, of in zip(self.held, self._model, strict=True) if of == m) for m in models}
-        need = []
+        have, need = dict(self._of), []
         for count, model in zip(wanted, self._model, strict=True):
             free = min(count, have[model])
             have[model] -= free
