@@ -37,6 +37,8 @@ _SHARES = 100
 _DOUBT = 0.25
 #: By how much the throughput of a level must have changed with the cache for a plan to be made at once.
 _NEWS = 0.1
+#: Answers to how many workers each level gets that are kept: demand that was there before has the same.
+_CLIMBED = 4096
 
 
 class BlindParams(AllocatingParams):
@@ -112,6 +114,8 @@ class Argus(Allocating):
         self._elsewhere, self._unloaded = Regret(), Regret()
         self._watch = CacheWatch(catalog, first, setup.slo_s) if self._ladder.cached else None
         self._ask = AskCache("is the cache back?")
+        #: What :func:`climb` found, by all that it depends on.
+        self._climbed: dict[tuple[Any, ...], tuple[int, ...]] = {}
         self._served: set[VariantId] = set()
         self._is_probing = False
         self._probe_s = 0.0
@@ -229,10 +233,16 @@ class Argus(Allocating):
         solved = self.solve(workers).workers
         if self.params.allocation == "solver":
             return solved, outlook, move
-        starts = [solved, *(tuple(workers * (j == i) for j in levels) for i in levels)]
-        if sum(move.held) == workers:
-            starts.insert(0, tuple(move.held))
-        return climb(starts, worth), outlook, move
+        held = tuple(move.held)
+        key = (ladder.variants, outlook, held, solved)
+        if key not in self._climbed:
+            starts = [solved, *(tuple(workers * (j == i) for j in levels) for i in levels)]
+            if sum(held) == workers:
+                starts.insert(0, held)
+            if len(self._climbed) >= _CLIMBED:
+                self._climbed.clear()
+            self._climbed[key] = climb(starts, worth)
+        return self._climbed[key], outlook, move
 
     def _toward(self, counts: tuple[int, ...], outlook: Outlook, move: Move, now_s: float) -> tuple[int, ...]:
         """Workers per level for now, on the way to ``counts``.

@@ -94,9 +94,10 @@ def alignment_gain(prompts: Row, load: Row, loss: tuple[Row, ...]) -> float:
     total = sum(load)
     share = [y / total for y in load]
     mixed = [(j, f) for j, f in enumerate(share) if f]
-    by_lot = sum(p * f * row[j] for p, row in zip(prompts, loss, strict=True) for j, f in mixed)
-    aligned, level, room = 0.0, 0, share[0]
+    by_lot, aligned, level, room = 0.0, 0.0, 0, share[0]
     for part, row in zip(prompts, loss, strict=True):
+        for j, f in mixed:
+            by_lot += part * f * row[j]
         left = part
         while left > 1e-12 and level < len(share):
             moved = min(left, room)
@@ -162,16 +163,18 @@ def climb(
         return known[counts]
 
     best = max(starts, key=rate)
-    pairs = [(i, j) for i in range(len(best)) for j in range(len(best)) if i != j]
-    if levels:
-        pairs = [(i, j) for i, j in pairs if i // levels == j // levels]
+    of_kind = levels or len(best)
     step = 1 << max(0, (sum(best) // 2).bit_length() - 1)
     while step:
-        moved = [
-            tuple(n + step * ((j == to) - (j == of)) for j, n in enumerate(best))
-            for of, to in pairs
-            if best[of] >= step
-        ]
+        moved = []
+        for of in (of for of, n in enumerate(best) if n >= step):
+            first = of - of % of_kind
+            for to in range(first, first + of_kind):
+                if to != of:
+                    counts = list(best)
+                    counts[of] -= step
+                    counts[to] += step
+                    moved.append(tuple(counts))
         found = max(moved, key=rate, default=best)
         if rate(found) > rate(best):
             best = found
