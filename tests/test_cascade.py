@@ -19,7 +19,7 @@ from argus_sim.core.floor import PolicyError
 from argus_sim.domain import BatchResult, Request
 from argus_sim.errors import InputError
 from argus_sim.policies.base import Plan, Refuse, Route
-from argus_sim.policies.diffserve import Cascade, choose_light, relieve, solve_cascade
+from argus_sim.policies.diffserve import Cascade, _quantile, choose_light, relieve, solve_cascade
 from argus_sim.profile import Profile
 from argus_sim.simulation.discriminator import RECORDED_CORRELATION, Discriminator, DiscriminatorConfig
 from tests.make_cascade import HEAVY, LIGHT, LightFirst, light_and_heavy
@@ -362,6 +362,13 @@ def test_nothing_is_deferred_to_a_model_that_still_loads(profile: Profile) -> No
     (command,) = engine.batch_done(14.0, light, [0.0])
     assert isinstance(command, RunBatch)
     assert command.as_tuple() == (heavy, HEAVY, (1300,))
+
+
+def test_the_quantile_is_that_of_numpy() -> None:
+    rng = np.random.default_rng(0)
+    for share in (0.0, 0.5, 1.0, *rng.random(100).tolist()):
+        values = rng.random(int(rng.integers(50, 2001)))
+        assert _quantile(values, share) == np.quantile(values, share)
 
 
 def test_a_run_defers_what_the_plan_says(profile: Profile) -> None:

@@ -102,6 +102,7 @@ def test_the_view_is_exact_unless_it_is_to_be_stale() -> None:
         ) -> Decision:
             seen.append(view.queued(BIG))
             ages.append(view.age_s)
+            assert view.waiting_s([(BIG, 4.0), (SMALL, 1.0)]) == 4.0 * view.queued(BIG) + view.queued(SMALL)
             return Route(BIG, "as the test says")
 
         engine, _ = make([(BIG,)], look, staleness_s=staleness_s)

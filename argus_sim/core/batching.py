@@ -93,17 +93,20 @@ class BatchFormer:
         while overloaded and size > 1 and now + margin_s[size] > limit_s(queue[-size]):
             size = fit[size - 1]  # not even the newest `size` of them could make it
         rows: list[int] = []
+        ends_s = now + margin_s[size]
         while queue and len(rows) < size:
-            row = queue[0]
-            if now + margin_s[size] <= limit_s(row):
+            limit = limit_s(queue[0])
+            if ends_s <= limit:
                 rows.append(queue.popleft())
-            elif overloaded or now + margin_s[1] > limit_s(row):
+            elif overloaded or now + margin_s[1] > limit:
                 self._drop(queue.popleft())
             else:
                 size = fit[size - 1]
+                ends_s = now + margin_s[size]
         runnable = size if len(rows) >= size else fit[len(rows)]
-        queue.extendleft(reversed(rows[runnable:]))
-        return rows[:runnable]
+        while len(rows) > runnable:
+            queue.appendleft(rows.pop())
+        return rows
 
 
 class YieldingFormer(BatchFormer):

@@ -258,13 +258,12 @@ def _sweep(
     height = -np.diff(prices, append=0.0)
     backlog, zero = np.zeros(levels), np.zeros(levels)
     done_s, area = np.zeros(levels), np.empty(requests)
+    upto_s, width = _staircases(steps_s, level, levels)
     rows = max(1, _CHUNK // levels)
     for first in range(0, requests, rows):
         chunk = slice(first, min(first + rows, requests))
         mine = kind[chunk]
-        cells = levels * np.arange(len(mine))[:, None] + level[mine]
-        asked = np.bincount(cells.ravel(), steps_s[mine].ravel(), minlength=len(mine) * levels)
-        after = asked.reshape(len(mine), levels).cumsum(axis=1, dtype=np.float64)
+        after = np.repeat(upto_s[mine].ravel(), width[mine].ravel()).reshape(len(mine), levels)
         before = np.empty_like(after)
         for was, now, drained, room in zip(
             before, after, drained_s[chunk].tolist(), room_s[chunk].tolist(), strict=True
@@ -272,7 +271,8 @@ def _sweep(
             np.subtract(backlog, drained, out=was)
             np.maximum(was, zero, out=was)
             np.add(now, was, out=now)
-            np.minimum(now, room, out=now)
+            if now[-1] > room:  # the most, since the backlog rises as the price falls
+                np.minimum(now, room, out=now)
             backlog = now
         backlog = backlog.copy()
         after -= before
@@ -280,6 +280,23 @@ def _sweep(
         after *= height
         area[chunk] = after.sum(axis=1)
     return done_s, area
+
+
+def _staircases(steps_s: Floats, level: Ints, levels: int) -> tuple[Floats, Ints]:
+    """The work asked for as the price falls: by kind the heights of its stairs, and how many prices each is wide.
+
+    A kind has some steps, and there are a thousand prices: spreading heights over them takes a quarter of the
+    time that adding up along them does. Steps of one price are added up first, as they would be there.
+    """
+    level = np.maximum.accumulate(level, axis=1)  # where a row has no more steps: nothing, with the last one
+    height_s = np.zeros((len(level), level.shape[1] + 1))
+    before_s, at_price_s = np.zeros((2, len(level)))
+    for step in range(level.shape[1]):
+        same = level[:, step] == level[:, step - 1] if step else np.zeros(len(level), dtype=bool)
+        before_s = np.where(same, before_s, height_s[:, step])
+        at_price_s = np.where(same, at_price_s, 0.0) + steps_s[:, step]
+        height_s[:, step + 1] = before_s + at_price_s
+    return height_s, np.diff(level, axis=1, prepend=0, append=levels)
 
 
 def _densest(step_s: Floats, density: Floats, level: Ints, amount_s: Floats) -> float:

@@ -162,7 +162,8 @@ def _flow_to_two(have: Row, want: Row, loss: tuple[Row, ...], first: int, last: 
     """
     flow = np.zeros((len(have), len(want)))
     left = want[first]
-    for i in sorted(reversed(range(len(have))), key=lambda i: loss[i][first] - loss[i][last]):
+    # Of equals, the most approximate affinity goes first.
+    for i in sorted(range(len(have)), key=lambda i: (loss[i][first] - loss[i][last], -i)):
         flow[i, last] = have[i]
         if first != last:
             flow[i, first] = moved = min(have[i], left)

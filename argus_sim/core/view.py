@@ -8,6 +8,7 @@ change it; where the experiment makes signals stale, ``queued`` is as old as ``a
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -99,6 +100,21 @@ class ClusterView:
             return self._queued[variant]
         queue: deque[int] = self._engine.queues[variant]
         return len(queue)
+
+    def waiting_s(self, work_s: Iterable[tuple[VariantId, float]]) -> float:
+        """The work that waits: of these variants, how many requests wait times what each of them takes.
+
+        The same as by :meth:`queued`, in one call for a policy that prices every request by it.
+        """
+        waiting_s = 0.0
+        if self._queued is not None:
+            for variant, one_s in work_s:
+                waiting_s += self._queued[variant] * one_s
+            return waiting_s
+        queues = self._engine.queues
+        for variant, one_s in work_s:
+            waiting_s += len(queues[variant]) * one_s
+        return waiting_s
 
     def idle(self, variant: VariantId) -> int:
         """How many workers that serve this variant are free now."""

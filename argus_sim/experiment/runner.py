@@ -31,8 +31,7 @@ import pandas as pd
 
 from argus_sim import metrics
 from argus_sim.errors import InputError
-from argus_sim.experiment import cache_setup, sweep
-from argus_sim.experiment.conclude import conclude
+from argus_sim.experiment import cache_setup
 from argus_sim.experiment.config import Experiment
 from argus_sim.experiment.folder import digest_of, prepared, summary_in
 from argus_sim.experiment.lockfile import LOCK, dump_lock, make_lock
@@ -115,11 +114,14 @@ def run_experiment(
             folder: _summary(s, [summaries[run.folder(folder)] for run in runs_of(s.experiment)])
             for folder, s in scenes.items()
         }
+        # Imported here: matplotlib takes a quarter of a second, and the processes that make the runs need none.
+        from argus_sim.experiment import conclude, sweep
+
         if points:
             by_point = {point: tables[out / point] for point in points}
             table = sweep.conclude(experiment, out, by_point, points, lock, report=report)
             return Results(out, experiment, table)
-        conclude(scene, out, tables[out], lock, report=report)
+        conclude.conclude(scene, out, tables[out], lock, report=report)
         return Results(out, experiment, tables[out])
 
 

@@ -1,4 +1,4 @@
-"""What a client of the OpenAI images API sends and is sent: bodies of requests, images, reasons why there is none."""
+"""What a client of the OpenAI images API sends and is sent: bodies of requests, images, reasons for none."""
 
 from __future__ import annotations
 

@@ -26,8 +26,8 @@ FORECAST = (
     "average, {kind: window-max, windows: 6} the highest of the last 6."
 )
 
-_BITS = 14
-_MASK = (1 << _BITS) - 1
+#: Uniform numbers are drawn this many at a time.
+_BLOCK = 1 << 14
 
 
 class ForecastingParams(Params):
@@ -166,16 +166,16 @@ def is_there(worker: int, serves: Serves, view: ClusterView, catalog: Catalog) -
 class Uniforms:
     """A uniform number for each request: the same for the same request, whatever a policy does in between."""
 
-    __slots__ = ("_blocks", "_rng")
+    __slots__ = ("_drawn", "_rng")
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
-        self._blocks: list[list[float]] = []
+        self._drawn: list[float] = []
 
     def __getitem__(self, row: int) -> float:
         try:
-            return self._blocks[row >> _BITS][row & _MASK]
+            return self._drawn[row]
         except IndexError:
-            while row >> _BITS >= len(self._blocks):
-                self._blocks.append(self._rng.random(1 << _BITS).tolist())
-            return self._blocks[row >> _BITS][row & _MASK]
+            while row >= len(self._drawn):
+                self._drawn += self._rng.random(_BLOCK).tolist()
+            return self._drawn[row]

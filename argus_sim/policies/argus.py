@@ -39,6 +39,8 @@ _SHARES = 100
 _DOUBT = 0.25
 #: By how much the throughput of a level must have changed with the cache for a plan to be made at once.
 _NEWS = 0.1
+#: Answers to how many workers each level gets that are kept: demand that was there before has the same.
+_CLIMBED = 4096
 
 
 class BlindParams(AllocatingParams):
@@ -114,6 +116,8 @@ class Argus(Allocating):
         self._elsewhere, self._unloaded = Regret(), Regret()
         self._watch = CacheWatch(catalog, first, setup.slo_s) if self._ladder.cached else None
         self._ask = AskCache("is the cache back?")
+        #: What :func:`climb` found, by all that it depends on.
+        self._climbed: dict[tuple[Any, ...], tuple[int, ...]] = {}
         self._served: set[VariantId] = set()
         self._is_probing = False
         self._probe_s = 0.0
@@ -222,10 +226,16 @@ class Argus(Allocating):
         starts = [tuple(chain(*(solved.by_kind or (solved.workers,))))]
         if self.params.allocation == "solver":
             return starts[0], outlook, move
-        starts += [all_at(level, of_kind, outlook) for level in range(levels)]
-        if sum(move.held) == workers and outlook.is_able(move.held):
-            starts.insert(0, tuple(move.held))
-        return climb(starts, worth, levels), outlook, move
+        held = tuple(move.held)
+        key = (ladder.variants, outlook, of_kind, held, starts[0])
+        if key not in self._climbed:
+            starts += [all_at(level, of_kind, outlook) for level in range(levels)]
+            if sum(held) == workers and outlook.is_able(held):
+                starts.insert(0, held)
+            if len(self._climbed) >= _CLIMBED:
+                self._climbed.clear()
+            self._climbed[key] = climb(starts, worth, levels)
+        return self._climbed[key], outlook, move
 
     def _toward(self, counts: tuple[int, ...], outlook: Outlook, move: Move, now_s: float) -> tuple[int, ...]:
         """Workers per level for now, on the way to ``counts``.
@@ -238,7 +248,7 @@ class Argus(Allocating):
         if self.params.allocation == "in-time" and sum(move.held) == sum(counts):
             if any(move.loads(counts)):
                 self._wanted = counts
-            if self._wanted is None or _of_kinds(self._wanted, outlook) != _of_kinds(counts, outlook):
+            if self._wanted is None or outlook.of_kinds(self._wanted) != outlook.of_kinds(counts):
                 return counts
             here = climb(
                 [tuple(move.held)],
@@ -393,12 +403,6 @@ class Argus(Allocating):
     def observe_cache(self, hit: CacheHit) -> None:
         assert self._watch is not None
         self._watch.hear(hit, self._view.now_s)
-
-
-def _of_kinds(counts: Sequence[int], outlook: Outlook) -> list[int]:
-    """Workers of each kind."""
-    levels = len(outlook.quality)
-    return [sum(counts[first : first + levels]) for first in range(0, len(counts), levels)]
 
 
 def _restrict(shares: npt.NDArray[np.float64], served: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:

@@ -256,10 +256,8 @@ class ArgusX(Policy):
             if len(self._tables) >= _TABLES:
                 self._tables.clear()
                 self._prices.clear()
-            wanted, dispersion = (
-                self._wanted(math.exp(key[0] * _DEMAND_STEP)),
-                math.exp(key[1] * _DISPERSION_STEP),
-            )
+            wanted = self._wanted(math.exp(key[0] * _DEMAND_STEP))
+            dispersion = math.exp(key[1] * _DISPERSION_STEP)
             # The program knows no dispersion; it takes most of the time that a table takes.
             planned = key[0], counts
             if planned not in self._prices:
@@ -274,16 +272,15 @@ class ArgusX(Policy):
 
     def route(self, request: Request, view: ClusterView) -> Decision:
         quality = self._quality[request.prompt]
-        queued = view.queued
         hit = request.hit
         best, most = -1, -math.inf
         second = self._second(request, view) if self._beliefs is not None and len(self._markets) > 1 else {}
         for work_s, cell_s, offers, _, workers, _ in self._markets:
-            waiting_s = 0.0
-            for variant, one_s in work_s:
-                waiting_s += queued(variant) * one_s
+            waiting_s = view.waiting_s(work_s)
             cell = int(waiting_s / cell_s + 0.5)
-            for variant, cost in offers[cell] if cell < len(offers) else ():
+            if cell >= len(offers):
+                continue
+            for variant, cost in offers[cell]:
                 left = quality[variant] - cost
                 if second:
                     gain = 0.0
@@ -299,14 +296,11 @@ class ArgusX(Policy):
 
     def _later_costs(self, view: ClusterView) -> dict[VariantId, tuple[float, float]]:
         """What one image more costs at each variant, and how long it takes, waiting included."""
-        queued = view.queued
         found: dict[VariantId, tuple[float, float]] = {}
         for work_s, cell_s, _, prices, workers, last_s in self._markets:
             if not last_s:
                 continue
-            waiting_s = 0.0
-            for variant, one_s in work_s:
-                waiting_s += queued(variant) * one_s
+            waiting_s = view.waiting_s(work_s)
             cell = int(waiting_s / cell_s + 0.5)
             if cell < len(prices):
                 for variant, one_s in last_s:

@@ -257,14 +257,16 @@ class Move:
                 self.held[kind * levels + level] += 1
             if model in models and not view.is_loading(worker):
                 self._ready[kind * len(catalog.models) + model] += 1
+        #: Workers that are of a level of each model.
+        self._of = dict.fromkeys(self._model, 0)
+        for count, of in zip(self.held, self._model, strict=True):
+            self._of[of] += count
         #: All levels are of the one model that all workers hold or load.
         self._is_free = len(set(models)) == 1 and sum(self.held) == view.workers_up
 
     def loads(self, wanted: Sequence[int]) -> list[int]:
         """How many loads of each level's model these workers per level take, given the models held."""
-        models = set(self._model)
-        have = {m: sum(n for n, of in zip(self.held, self._model, strict=True) if of == m) for m in models}
-        need = []
+        have, need = dict(self._of), []
         for count, model in zip(wanted, self._model, strict=True):
             free = min(count, have[model])
             have[model] -= free

@@ -67,6 +67,11 @@ class Outlook(NamedTuple):
     prompts: Row
     loss: tuple[Row, ...]
 
+    def of_kinds(self, counts: Sequence[int]) -> list[int]:
+        """Workers of each kind."""
+        levels = len(self.quality)
+        return [sum(counts[first : first + levels]) for first in range(0, len(counts), levels)]
+
     def is_able(self, counts: Sequence[int]) -> bool:
         """Whether these workers can serve anything."""
         return any(n and rate for n, rate in zip(counts, self.rate_per_s, strict=True))
@@ -116,9 +121,10 @@ def alignment_gain(prompts: Row, load: Row, loss: tuple[Row, ...]) -> float:
     total = sum(load)
     share = [y / total for y in load]
     mixed = [(j, f) for j, f in enumerate(share) if f]
-    by_lot = sum(p * f * row[j] for p, row in zip(prompts, loss, strict=True) for j, f in mixed)
-    aligned, level, room = 0.0, 0, share[0]
+    by_lot, aligned, level, room = 0.0, 0.0, 0, share[0]
     for part, row in zip(prompts, loss, strict=True):
+        for j, f in mixed:
+            by_lot += part * f * row[j]
         left = part
         while left > 1e-12 and level < len(share):
             moved = min(left, room)
@@ -183,15 +189,17 @@ def climb(
         return known[counts]
 
     best = max(starts, key=rate)
-    places = range(len(best))
-    pairs = [(i, j) for i in places for j in places if i != j and i // levels == j // levels]
     step = 1 << max(0, (sum(best) // 2).bit_length() - 1)
     while step:
-        moved = [
-            tuple(n + step * ((j == to) - (j == of)) for j, n in enumerate(best))
-            for of, to in pairs
-            if best[of] >= step
-        ]
+        moved = []
+        for of in (of for of, n in enumerate(best) if n >= step):
+            first = of - of % levels
+            for to in range(first, first + levels):
+                if to != of:
+                    counts = list(best)
+                    counts[of] -= step
+                    counts[to] += step
+                    moved.append(tuple(counts))
         found = max(moved, key=rate, default=best)
         if rate(found) > rate(best):
             best = found

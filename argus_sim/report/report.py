@@ -24,7 +24,7 @@ from rich.text import Text
 
 from argus_sim.errors import InputError
 from argus_sim.files import write_atomically
-from argus_sim.metrics import METRICS, Metric, paired
+from argus_sim.metrics import METRICS, Metric, interval, paired
 from argus_sim.metrics import aggregate as aggregate_of
 from argus_sim.metrics.intervals import KEYS
 from argus_sim.provenance import KINDS
@@ -119,17 +119,9 @@ def _level(rows: pd.DataFrame, metric: Metric, summary: pd.DataFrame | None, tra
     if summary is None or metric.better is None or len(means) < 2:
         return set()
     best = str(means.idxmax() if metric.better == "high" else means.idxmin())
-    found = set()
-    for policy in map(str, means.index):
-        if policy == best:
-            continue
-        try:
-            ahead = paired(summary, best, policy, metric.name, trace=trace)
-        except InputError:  # No seed that both ran.
-            continue
-        if ahead.n > 1 and ahead.low <= 0 <= ahead.high:
-            found.add(policy)
-    return found
+    runs = summary[summary["trace"] == trace].pivot(index="seed", columns="policy", values=metric.name)
+    ahead = {policy: interval(runs[best] - runs[policy]) for policy in map(str, means.index) if policy != best}
+    return {policy for policy, by in ahead.items() if by.n > 1 and by.low <= 0 <= by.high}
 
 
 def terminal_table(aggregate: pd.DataFrame) -> Table:

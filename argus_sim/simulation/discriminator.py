@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.special import ndtr, ndtri
-from scipy.stats import rankdata
 
 from argus_sim.domain import VariantId
 from argus_sim.provenance import Provenance
@@ -66,6 +65,9 @@ class Discriminator:
         prompt: npt.NDArray[np.integer],
         rng: np.random.Generator,
     ) -> None:
+        # Imported here: half a second that nobody without a cascade needs to spend.
+        from scipy.stats import rankdata
+
         score = ndtri((rankdata(quality, axis=0) - 0.5) / len(quality))  # ties share a rank
         score -= score.mean(axis=0)
         spread = score.std(axis=0)

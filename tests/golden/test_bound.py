@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from argus_sim.core.bound import Bound, least_work_s, quality_bound
+from argus_sim.core.bound import Bound, _staircases, least_work_s, quality_bound
 from tests.golden.bound_cases import CLOSE, Case, Floats, Ints, Times, best_schedule, random_case
 
 
@@ -210,6 +210,19 @@ def test_it_needs_the_draws_if_work_depends_on_them() -> None:
     one, prompt = np.zeros(1), np.zeros(1, dtype=int)
     with pytest.raises(ValueError, match="needs the draws"):
         quality_bound(one, one + 9.0, prompt, np.array([[0.5]]), np.array([[1.0, 2.0]]), 4)
+
+
+def test_stairs_are_the_running_sums_of_their_steps() -> None:
+    """To the bit; several steps may be of one price, and a kind may have fewer steps than others."""
+    rng = np.random.default_rng(0)
+    levels, kinds, most = 9, 200, 5
+    level = np.sort(rng.integers(0, levels, (kinds, most)), axis=1)
+    there = np.arange(most) < rng.integers(0, most + 1, (kinds, 1))
+    level, steps_s = np.where(there, level, 0), np.where(there, rng.random((kinds, most)), 0.0)
+    height_s, width = _staircases(steps_s, level, levels)
+    for k in range(kinds):
+        asked_s = np.bincount(level[k], steps_s[k], minlength=levels).cumsum()
+        assert np.repeat(height_s[k], width[k]).tolist() == asked_s.tolist()
 
 
 # -- the least work ----------------------------------------------------------------------------------------

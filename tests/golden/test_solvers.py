@@ -218,3 +218,16 @@ def test_one_pass_is_wrong_when_surplus_cascades_and_the_exact_alignment_is_not(
     assert abs(got - want).max() > 0.2
     loss = np.abs(np.subtract.outer(np.arange(6.0), np.arange(6.0)))
     assert np.allclose(have @ align(tuple(have), tuple(want), tuple(map(tuple, loss))), want)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_two_levels_are_aligned_as_by_highs(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    levels = int(rng.integers(2, 7))
+    have, want = tuple(rng.dirichlet(np.ones(levels)).tolist()), np.zeros(levels)
+    used = rng.choice(levels, int(rng.integers(1, 3)), replace=False)
+    want[used] = rng.dirichlet(np.ones(len(used)))
+    loss = tuple(map(tuple, rng.random((levels, levels)).tolist()))
+    first, last = int(used.min()), int(used.max())
+    flow = solvers._flow_to_two(have, tuple(want.tolist()), loss, first, last)
+    assert flow == pytest.approx(solvers._flow(have, tuple(want.tolist()), loss), abs=1e-6)

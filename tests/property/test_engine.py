@@ -48,6 +48,12 @@ SOON = st.sampled_from([0.0, 0.0, 0.25, 1.0, 4.0])
 PICK = st.integers(0, 11)
 
 
+def placement_of(engine: Engine) -> list[tuple[object, ...]]:
+    """All that the view says of placement."""
+    view = engine.view
+    return [(view.serves(w), view.is_up(w), view.is_loading(w), view.holds(w)) for w in range(view.workers)]
+
+
 class Host(RuleBasedStateMachine):
     """What a host knows: what each worker does and holds, what was asked of the cache, who has arrived."""
 
@@ -199,7 +205,9 @@ class Host(RuleBasedStateMachine):
         waiting = [list(queue) for queue in self.engine.queues]
         asked, decided = len(self.policy.asked_at_s), len(self.policy.decisions)
         wanted = len(self.policy.wanted) if isinstance(self.policy, AnyBatch) else 0
+        changes, before = self.engine.view.changes, placement_of(self.engine)
         commands = tell(self.engine, happening)
+        assert self.engine.view.changes != changes or placement_of(self.engine) == before
         self.story.append((happening, commands))
         if happening[0] == "arrive" and self.policy.constant is not None:
             self.policy.decisions.append((happening[2], self.policy.constant))

@@ -109,16 +109,19 @@ def _square(a: _Point, b: _Point) -> float:
 
 def _shared(a: _Box, b: _Box) -> float:
     """The area that two boxes share."""
-    return max(0.0, min(a[1], b[1]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[2], b[2]))
+    wide, tall = min(a[1], b[1]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[2], b[2])
+    return wide * tall if wide > 0.0 and tall > 0.0 else 0.0
 
 
 def _crosses(start: _Point, end: _Point, box: _Box) -> float:
     """How much of a line is in a box, of its length, at most 1; looked at in a dozen places."""
-    inside = 0
-    for k in range(1, 12):
-        x, y = (a + (b - a) * k / 12 for a, b in zip(start, end, strict=True))
-        inside += _inside((x, y), box)
-    return inside / 12
+    (x, y), (to_x, to_y), (left, right, low, high) = start, end, box
+    # Most lines are nowhere near: there are thousands of places to judge, each beside a dozen boxes.
+    if (x <= left and to_x <= left) or (x >= right and to_x >= right):
+        return 0.0
+    if (y <= low and to_y <= low) or (y >= high and to_y >= high):
+        return 0.0
+    return sum(_inside((x + (to_x - x) * k / 12, y + (to_y - y) * k / 12), box) for k in range(1, 12)) / 12
 
 
 def _inside(point: _Point, box: _Box) -> bool:
