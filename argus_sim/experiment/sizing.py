@@ -365,7 +365,7 @@ def figure_sizes(
             ax.axhline(metric.scale * value, color="#444444", linestyle=":", linewidth=1.0)
             for answer in found:
                 at, colour = (answer["workers"], metric.scale * answer[target]), colours[answer["policy"]][0]
-                ax.plot(*at, "o", color=colour, markerfacecolor="none", markersize=9)
+                ax.plot(*at, "o", color=colour, markerfacecolor="none", markersize=9, clip_on=False)
             if target == "slo_violation_ratio":  # from 0 to 100 %, and what matters is near the promise
                 ax.set_yscale("symlog", linthresh=max(metric.scale * value, 0.1))
                 ax.set_ylim(bottom=0.0)
