@@ -289,7 +289,7 @@ CRASH = {"kind": "crash", "workers": [0], "at_s": 30}
         (
             {"sweep": {"axes": {"slo": {"key": "slo.multiplier", "values": [2, 3]}}}},
             None,
-            r"^experiment 'small': sweep: size varies the cluster alone; leave it out \(--set sweep=null\)$",
+            r"^experiment 'small': sweep: a search for a size varies that alone \(--set sweep=null\)$",
         ),
         ({"cluster": {"kinds": KINDS}, "policies": ["argus"]}, None, "say with --kind .*: old, new$"),
         ({"cluster": {"kinds": KINDS}, "policies": ["argus"]}, "nwe", "--kind: .*; did you mean 'new'?"),

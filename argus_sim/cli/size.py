@@ -178,7 +178,8 @@ def _unkept(found: Sizing) -> Iterator[str]:
             trace, policy = answer["trace"], answer["policy"]
             tried = [row for row in found.sizes if (row["trace"], row["policy"]) == (trace, policy)]
             came = (
-                f"{row['workers']} come to {late.text(row[late.name])} % and {good.text(row[good.name])}"
+                f"with {row['workers']} {late.text(row[late.name])} % violations and a quality yield of "
+                f"{good.text(row[good.name])}"
                 for row in tried[-2:]
             )
-            yield f"{policy} on {trace}: {', '.join(came)} (violations, quality yield)."
+            yield f"{policy} on {trace}: {', '.join(came)}."

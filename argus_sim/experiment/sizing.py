@@ -190,14 +190,11 @@ def _fewest(experiment: Experiment, kind: str | None) -> int:
     """
     where = f"experiment {experiment.name!r}"
     if experiment.sweep is not None:
-        raise InputError(
-            "size varies the cluster alone; leave it out (--set sweep=null)", where=f"{where}: sweep"
-        )
+        raise InputError("a search for a size varies that alone (--set sweep=null)", where=f"{where}: sweep")
     kinds = [k.name for k in experiment.cluster.kinds]
     if kinds and kind is None:
-        raise InputError(
-            f"say with --kind whose number is asked for: {', '.join(kinds)}", where=f"{where}: kinds"
-        )
+        message = f"say with --kind whose number is asked for: {', '.join(kinds)}"
+        raise InputError(message, where=f"{where}: cluster.kinds")
     if kind is not None and kind not in kinds:
         known = did_you_mean(kind, kinds) if kinds else "; without cluster.kinds leave --kind out"
         raise InputError(f"the cluster has no kind {kind!r}{known}", where="--kind")
@@ -310,7 +307,7 @@ class _Search:
         names = [name for metric in _TOLD for name in (metric, f"{metric}_half_width")]
         row: dict[str, Any] = {"trace": self.trace, "policy": self.policy, "workers": self.size}
         row |= dict.fromkeys((*names, "on_time_per_gpu_hour"), math.nan)
-        if all(self.summaries.values()):
+        if all(self.summaries.values()):  # that of a run that could not catch up is empty
             table = table_of(self.experiment, [self.summaries[seed] for seed in self.experiment.seeds])
             write_atomically(self.folder / "summary.csv", table.to_csv(index=False).encode())
             (means,) = metrics.aggregate(table).to_dict("records")
@@ -375,10 +372,7 @@ def figure_sizes(
                 ax.set_xscale("log", base=2)
                 ax.xaxis.set_major_formatter("{x:g}")
             ax.set_xlabel(name)
-    head(
-        figure,
-        "Sizes tried",
-        "Means over seeds. Dotted: what is promised. Ringed: the smallest size that keeps it.",
-    )
+    note = "Means over seeds. Dotted: what is promised. Ringed: the smallest size that keeps it."
+    head(figure, "Sizes tried", note)
     legend(figure, panels[0, 0])
     return figure
