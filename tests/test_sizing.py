@@ -309,3 +309,24 @@ def test_what_is_not_for_several_sizes_is_refused(
     with pytest.raises(InputError, match=says):
         size_experiment(experiment, Promise(), tmp_path / "out", kind=kind)
     assert not (tmp_path / "out").exists()
+
+
+#: Of four workers it forgets one; that shows in a run only.
+PICKY = """
+from argus_sim.policies.static import Static
+
+class Picky(Static):
+    def plan(self, view):
+        plan = super().plan(view)
+        return plan if view.workers_up != 4 else plan._replace(serves=plan.serves[:3])
+"""
+
+
+def test_what_a_size_runs_into_is_said_with_the_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "picky.py").write_text(PICKY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    experiment = Experiment.load(write_experiment(tmp_path, busy(policies=["picky:Picky"])))
+    with pytest.raises(
+        InputError, match=r"^with 4 GPUs: Picky on rush, seed 3: .* planned for 3 workers; there are 4$"
+    ):
+        size_experiment(experiment, Promise(), tmp_path / "out")
