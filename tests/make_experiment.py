@@ -23,10 +23,10 @@ def content() -> dict[str, Any]:
     }
 
 
-def write_experiment(folder: Path, data: dict[str, Any] | None = None) -> Path:
+def write_experiment(folder: Path, data: dict[str, Any] | None = None, name: str = "small.yaml") -> Path:
     """Write the profile and the experiment's YAML; returns the latter."""
     if not (folder / "profile").exists():
         ladder().save(folder / "profile")
-    path = folder / "small.yaml"
+    path = folder / name
     path.write_text(yaml.safe_dump(content() if data is None else data, sort_keys=False))
     return path

@@ -95,7 +95,7 @@ def run_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         with serving(["serve", "fig7", "--policy", "argus", "--speed", "60"]) as url:
             assert main([url if word == SERVER else word for word in arguments]) == 0, shlex.join(words)
         return
-    if arguments[0] == "run":
+    if arguments[0] in ("run", "size"):
         arguments += ["--jobs", "1", "--quiet"]
         if arguments[1] in ("fig7", "experiments/fig7.yaml"):
             has_policies = any(word.startswith("policies=") for word in arguments)

@@ -56,7 +56,7 @@ EXPERIMENT = (
         "basis",
         "lockfile",
     ),
-    *("folder", "conclude", "sweep", "results", "runner"),
+    *("folder", "conclude", "sweep", "results", "runner", "sizing"),
 )
 UPWARDS = {("config", "runner"), ("config", "results")}
 

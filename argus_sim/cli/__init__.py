@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from argus_sim import __version__
-from argus_sim.cli import check, compare, inspect, live, load, output, profiles, run, traces, validate_live
+from argus_sim.cli import check, compare, inspect, live, load, output, profiles, run, size, traces, validate_live
 from argus_sim.errors import InputError
 
 __all__ = ["app", "main"]
@@ -43,7 +43,7 @@ def _root(
     """Find out, before buying a single GPU, how a text-to-image service will behave."""
 
 
-for part in (run.app, inspect.app, check.app, compare.app, live.app, load.app, validate_live.app):
+for part in (run.app, size.app, inspect.app, check.app, compare.app, live.app, load.app, validate_live.app):
     app.add_typer(part)
 app.add_typer(profiles.app, name="profiles")
 app.add_typer(traces.app, name="traces")

@@ -110,11 +110,15 @@ def _watch_folder(run: Path, every_s: float, *, once: bool, as_json: bool, quiet
     from rich.live import Live
 
     from argus_sim.experiment import Experiment
+    from argus_sim.experiment.folder import SIZED
     from argus_sim.experiment.lockfile import LOCK
+    from argus_sim.experiment.settings import read_yaml
 
     lock = run / LOCK
     if not lock.is_file():
         raise InputError(f"holds no {LOCK}: no experiment has begun there", where=str(run))
+    if SIZED in read_yaml(lock):
+        raise InputError("holds the sizes of argus-sim size; watch one of its folders", where=str(run))
     experiment = Experiment.load(lock)
     places = _places(run, experiment)
     if as_json:

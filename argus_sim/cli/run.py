@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,17 +66,8 @@ def run(
     Results that are there already are replaced, unless --resume is given.
     """
     begun: list[Path] = []
-    try:
-        with output.ended_by_signals():
-            scene, results = _run(experiment, out, settings or [], seeds, jobs, resume, quiet, begun)
-    except KeyboardInterrupt:
-        output.remark(f"interrupted; {_how_to_go_on(begun)}")
-        raise typer.Exit(130) from None
-    except BrokenProcessPool:
-        output.remark(
-            f"error: a process was killed, perhaps for want of memory (see --jobs); {_how_to_go_on(begun)}"
-        )
-        raise typer.Exit(1) from None
+    with kept_when_cut_off(begun, _command_to_go_on):
+        scene, results = _run(experiment, out, settings or [], seeds, jobs, resume, quiet, begun)
     _conclude(scene, results, as_json=as_json)
 
 
@@ -102,12 +93,12 @@ def _run(
         output.remark(f"note: {remark}", quiet=quiet)
     folder = out or Path("runs") / experiment.name
     lock = lockfile.read_lock(path)
-    _note_differences(lock, changed=bool(changes), quiet=quiet)
-    with _progress(quiet) as progress:
+    note_differences(lock, changed=bool(changes), quiet=quiet)
+    with progress(quiet) as meter:
 
         def start(total: int, done: int) -> None:
             begun.append(folder)
-            progress.start(total, done)
+            meter.start(total, done)
 
         results = runner.run_experiment(
             experiment,
@@ -116,7 +107,7 @@ def _run(
             resume=resume,
             digests=None if changes else lock.inputs,
             on_start=start,
-            on_run=progress.ran,
+            on_run=meter.ran,
         )
     return Scene.of(experiment), results
 
@@ -138,7 +129,7 @@ def find_experiment(name_or_path: str) -> Path:
     return shipped[name_or_path]
 
 
-def _note_differences(lock: Lock, *, changed: bool, quiet: bool) -> None:
+def note_differences(lock: Lock, *, changed: bool, quiet: bool) -> None:
     """A lock file promises the same bytes only from the same libraries."""
     from argus_sim.experiment import lockfile
 
@@ -152,14 +143,28 @@ def _note_differences(lock: Lock, *, changed: bool, quiet: bool) -> None:
         output.remark("note: with changes to a lock file, its inputs may have changed as well", quiet=quiet)
 
 
-def _how_to_go_on(begun: list[Path]) -> str:
-    if not begun:
-        return "nothing was written"
+@contextmanager
+def kept_when_cut_off(begun: list[Path], go_on: Callable[[Path], str]) -> Iterator[None]:
+    """Whoever is cut off in here says how to go on with what was ``begun``, and ends."""
+
+    def kept() -> str:
+        return f"finished runs are kept. To go on: {go_on(begun[0])}" if begun else "nothing was written"
+
+    try:
+        with output.ended_by_signals():
+            yield
+    except KeyboardInterrupt:
+        output.remark(f"interrupted; {kept()}")
+        raise typer.Exit(130) from None
+    except BrokenProcessPool:
+        output.remark(f"error: a process was killed, perhaps for want of memory (see --jobs); {kept()}")
+        raise typer.Exit(1) from None
+
+
+def _command_to_go_on(folder: Path) -> str:
     from argus_sim.experiment.lockfile import LOCK
 
-    folder = begun[0]
-    command = f"argus-sim run {shlex.quote(str(folder / LOCK))} --out {shlex.quote(str(folder))} --resume"
-    return f"finished runs are kept. To go on: {command}"
+    return f"argus-sim run {shlex.quote(str(folder / LOCK))} --out {shlex.quote(str(folder))} --resume"
 
 
 # -- progress ----------------------------------------------------------------------------------------------
@@ -170,11 +175,17 @@ class _Meter:
 
     def __init__(self) -> None:
         self.total = self.done = self.kept = self.requests = 0
+        self.grows = False
         self.started_s = time.monotonic()
 
     def start(self, total: int, done: int) -> None:
         self.total, self.done, self.kept = total, done, done
         self.started_s = time.monotonic()
+
+    def more(self, total: int, done: int) -> None:
+        """So many runs beside those before; nobody knows yet how many there will be."""
+        self.grows = True
+        self.total, self.done, self.kept = self.total + total, self.done + done, self.kept + done
 
     def ran(self, run: Run, summary: dict[str, Any]) -> None:
         self.done += 1
@@ -182,13 +193,15 @@ class _Meter:
 
     def text(self) -> str:
         if self.total and self.done == self.total:
-            return "figures and report"
+            return "figure" if self.grows else "figures and report"
         elapsed_s, ended = time.monotonic() - self.started_s, self.done - self.kept
         if not ended:
             return "simulating"
-        left_s = elapsed_s / ended * (self.total - self.done)
-        minutes, seconds = divmod(round(left_s), 60)
-        return f"{self.requests / elapsed_s:,.0f} requests/s, about {minutes}:{seconds:02d} left"
+        rate = f"{self.requests / elapsed_s:,.0f} requests/s"
+        if self.grows:
+            return f"{rate}, more sizes to come"
+        minutes, seconds = divmod(round(elapsed_s / ended * (self.total - self.done)), 60)
+        return f"{rate}, about {minutes}:{seconds:02d} left"
 
 
 class _Bar(_Meter):
@@ -227,7 +240,8 @@ class _Lines(_Meter):
 
 
 @contextmanager
-def _progress(quiet: bool) -> Iterator[_Meter]:
+def progress(quiet: bool) -> Iterator[_Meter]:
+    """A meter of runs on stderr: a bar for who watches, else lines."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 

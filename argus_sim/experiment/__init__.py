@@ -17,6 +17,7 @@ conclude.py        what is made of all runs: the table, the figures, the report
 sweep.py           the same of a sweep
 results.py         Results: what an experiment came to, for notebooks and scripts
 runner.py          running all of it: in parallel, resumable
+sizing.py          the smallest cluster that keeps a promise
 """
 
 from argus_sim.experiment.config import Experiment, Point, expand, is_lock

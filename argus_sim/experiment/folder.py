@@ -19,6 +19,9 @@ from argus_sim.experiment.lockfile import LOCK, dump_lock
 from argus_sim.experiment.settings import read_yaml
 from argus_sim.files import write_atomically
 
+#: The key in the lock file of a search for sizes: what was varied. Its folder has one for each size.
+SIZED = "sized"
+
 
 @contextmanager
 def prepared(out: Path, lock: dict[str, Any], *, resume: bool) -> Iterator[None]:
@@ -78,7 +81,7 @@ def check_out(out: Path) -> None:
         )
     was = _lock_in(out)
     for entry in sorted(out.iterdir()):
-        if entry.is_symlink() or not _is_made(entry, was["experiment"]):
+        if entry.is_symlink() or not _is_made(entry, was):
             raise InputError(
                 f"holds {entry.name}, which is of no run; move it, or choose another --out", where=str(out)
             )
@@ -91,18 +94,20 @@ def _lock_in(out: Path) -> dict[str, Any]:
     return was
 
 
-def _is_made(entry: Path, experiment: dict[str, Any]) -> bool:
-    """Whether a run of this experiment leaves such an entry in its folder.
+def _is_made(entry: Path, lock: dict[str, Any]) -> bool:
+    """Whether what this lock file is of leaves such an entry in its folder.
 
     The experiment is as an older version may have written it, so it is read without its classes.
     """
-    name = entry.name
+    name, experiment = entry.name, lock["experiment"]
+    sized = SIZED in lock
     if entry.is_dir():
-        axes = (experiment.get("sweep") or {}).get("axes") or {}
+        axes = {"trace"} if sized else (experiment.get("sweep") or {}).get("axes") or {}
         is_point = name.partition("=")[0] in axes and (entry / LOCK).is_file()
-        labels = [policy.get("label") for policy in experiment.get("policies") or []]
+        labels = [] if sized else [policy.get("label") for policy in experiment.get("policies") or []]
         return is_point or name == "figures" or name in labels
-    files = "|".join(map(re.escape, (LOCK, "summary.csv", "report.html")))
+    tables = ("sizes.csv", "sizing.csv") if sized else ("summary.csv", "report.html")
+    files = "|".join(map(re.escape, (LOCK, *tables)))
     return re.fullmatch(rf"(?:{files})|\.(?:{files})\.\d+\.part", name) is not None
 
 
@@ -121,7 +126,7 @@ def _clear(out: Path) -> None:
 def _check_same(out: Path, lock: dict[str, Any]) -> None:
     was = _lock_in(out)
     if was != lock:
-        parts = [key for key in lock if was.get(key) != lock[key]]
+        parts = [key for key in {**lock, **was} if was.get(key) != lock.get(key)]
         raise InputError(
             f"holds results of a different run ({', '.join(parts)} differ); run without --resume to replace "
             "them, or choose another --out",

@@ -50,6 +50,13 @@ def dump_lock(lock: dict[str, Any]) -> bytes:
     return yaml.safe_dump(lock, sort_keys=False, allow_unicode=True).encode()
 
 
+def check_inputs(lock: dict[str, Any], digests: Mapping[str, str]) -> None:
+    """:class:`InputError` where an input is not what another lock file, with these digests, was made with."""
+    for name, digest in digests.items():
+        if lock["inputs"].get(name) != digest:
+            raise InputError(f"{name} is not what the lock file was made with; its content has changed")
+
+
 def _inputs(scene: Scene) -> dict[str, str]:
     experiment = scene.experiment
     inputs = {f"profile {scene.profile.name}": scene.profile.digest()}

@@ -14,12 +14,12 @@ import math
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -34,7 +34,7 @@ from argus_sim.errors import InputError
 from argus_sim.experiment import cache_setup
 from argus_sim.experiment.config import Experiment
 from argus_sim.experiment.folder import digest_of, prepared, summary_in
-from argus_sim.experiment.lockfile import LOCK, dump_lock, make_lock
+from argus_sim.experiment.lockfile import LOCK, check_inputs, dump_lock, make_lock
 from argus_sim.experiment.results import Results
 from argus_sim.experiment.scene import Scene, forget
 from argus_sim.experiment.sections import PolicyConfig, TraceConfig
@@ -94,13 +94,11 @@ def run_experiment(
     Raises:
         InputError: Something is wrong with the experiment or one of its inputs.
     """
-    _forget()
+    begin_anew()
     scene = Scene.of(experiment)
     points = {point.name: Scene.of(point.experiment) for point in experiment.points()}
     lock = make_lock(scene, points)
-    for name, digest in (digests or {}).items():
-        if lock["inputs"].get(name) != digest:
-            raise InputError(f"{name} is not what the lock file was made with; its content has changed")
+    check_inputs(lock, digests or {})
     scenes = {out / name: point for name, point in points.items()} or {out: scene}
     for each in scenes.values():
         rehearse(each)
@@ -111,7 +109,7 @@ def run_experiment(
             write_atomically(out / name / LOCK, dump_lock(locks[out / name]))
         summaries = _summaries(scenes, locks, jobs or os.cpu_count() or 1, resume, on_start, on_run)
         tables = {
-            folder: _summary(s, [summaries[run.folder(folder)] for run in runs_of(s.experiment)])
+            folder: table_of(s.experiment, [summaries[run.folder(folder)] for run in runs_of(s.experiment)])
             for folder, s in scenes.items()
         }
         # Imported here: matplotlib takes a quarter of a second, and the processes that make the runs need none.
@@ -149,7 +147,7 @@ def _summaries(
         else:
             summaries[run.folder(folder)] = done
     on_start(len(tasks), len(summaries))
-    for (_, run, folder, _), summary in _run_all(todo, jobs):
+    for (_, run, folder, _), summary in run_all(deque(todo), jobs):
         summaries[run.folder(folder)] = summary
         on_run(run, summary)
     return summaries
@@ -210,13 +208,21 @@ def _rehearse_requests(scene: Scene, trace: Trace) -> None:
 
 
 #: A run of an experiment, the folder of that experiment's results, and the digest of its lock file.
-_Task = tuple[Experiment, Run, Path, str]
+Task = tuple[Experiment, Run, Path, str]
 
 
-def _run_all(tasks: list[_Task], jobs: int) -> Iterator[tuple[_Task, dict[str, Any]]]:
+def run_all(
+    tasks: deque[Task], jobs: int, run: Callable[[Experiment, Run, Path, str], dict[str, Any]] | None = None
+) -> Generator[tuple[Task, dict[str, Any]]]:
+    """Take and run these on so many processes (``run``: :func:`run_one`): each with its summary, as it ends.
+
+    For each that has ended, the reader may add others.
+    """
+    run = run or run_one
     if jobs == 1 or len(tasks) <= 1:
-        for task in tasks:
-            yield task, run_one(*task)
+        while tasks:
+            task = tasks.popleft()
+            yield task, run(*task)
         return
     # Fresh interpreters rather than forks: forking a process with threads (Arrow's, BLAS') can deadlock.
     context, processes = get_context("spawn"), min(jobs, len(tasks))
@@ -226,14 +232,14 @@ def _run_all(tasks: list[_Task], jobs: int) -> Iterator[tuple[_Task, dict[str, A
         ours,
         ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(theirs,)) as pool,
     ):
-        pending: dict[Future[dict[str, Any]], _Task] = {}
-        waiting = iter(tasks)
+        pending: dict[Future[dict[str, Any]], Task] = {}
         try:
             while True:
                 # A few at a time, as they are pickled.
                 with _interrupts_held_back():
-                    for task in islice(waiting, 2 * jobs - len(pending)):
-                        pending[pool.submit(run_one, *task)] = task
+                    while tasks and len(pending) < 2 * jobs:
+                        task = tasks.popleft()
+                        pending[pool.submit(run, *task)] = task
                 if not pending:
                     return
                 for future in wait(pending, return_when=FIRST_COMPLETED).done:
@@ -283,7 +289,7 @@ def run_one(experiment: Experiment, run: Run, out: Path, lock: str) -> dict[str,
         record = simulate(scene, run.policy, trace, run.seed)
     except InputError as error:
         where = f"{run.policy.label} on {run.trace.name}, seed {run.seed}"
-        raise InputError(str(error), where=where) from None
+        raise type(error)(str(error), where=where) from None
     return write_run(record, run, out, lock=lock, window_s=experiment.window_s, bound=bound)
 
 
@@ -360,7 +366,7 @@ def _stage(experiment: Experiment, config: TraceConfig, seed: int) -> tuple[Trac
     return _last_stage[key]
 
 
-def _forget() -> None:
+def begin_anew() -> None:
     """Drop what is kept between runs: since the last experiment of this process, files may have changed."""
     forget()
     cache_setup.forget()
@@ -384,9 +390,8 @@ def no_nan(value: Any) -> Any:
 # -- what is made from all runs ----------------------------------------------------------------------------
 
 
-def _summary(scene: Scene, summaries: list[dict[str, Any]]) -> pd.DataFrame:
+def table_of(experiment: Experiment, summaries: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """The table of ``summary.csv``, by trace and policy as the experiment has them."""
-    experiment = scene.experiment
     summary = pd.DataFrame([{k: v for k, v in s.items() if k not in ("peak", "cache")} for s in summaries])
     summary = summary.fillna(value=math.nan).infer_objects()
     order = {policy.label: i for i, policy in enumerate(experiment.policies)}

@@ -151,7 +151,7 @@ def figure_axis(story: AxisStory) -> Figure:
     for trace, row in zip(traces, panels, strict=True):
         for metric, ax in zip(map(METRICS.__getitem__, SHOWN), row, strict=True):
             places = dict(zip(story.labels, at, strict=True))
-            _lines(ax, table[table["trace"] == trace], metric, places, bool(numbers))
+            lines(ax, table[table["trace"] == trace], metric, places, bool(numbers))
             ax.set_title(metric.heading if len(traces) == 1 else f"{metric.heading}, {trace}")
             if not numbers:
                 ax.set_xticks(at, story.labels, rotation=25, ha="right", fontsize=8)
@@ -165,7 +165,8 @@ def figure_axis(story: AxisStory) -> Figure:
     return figure
 
 
-def _lines(ax: Axes, table: pd.DataFrame, metric: Metric, at: Mapping[str, float], joined: bool) -> None:
+def lines(ax: Axes, table: pd.DataFrame, metric: Metric, at: Mapping[str, float], joined: bool) -> None:
+    """A line for each policy of a metric with its intervals; ``at`` is where a ``value`` stands."""
     for policy, style in styles(table["policy"]).items():
         mine = table[table["policy"] == policy]
         if mine.empty:

@@ -25,6 +25,10 @@ from argus_sim.simulation.network import SimulatedCache
 from argus_sim.simulation.service import LoadTimes, ServiceTimes
 
 
+class CannotCatchUp(InputError):
+    """More arrives than this cluster serves, and nothing is dropped."""
+
+
 class SimulatedCluster:
     """Runs an engine over a trace.
 
@@ -257,7 +261,7 @@ class SimulatedCluster:
             oldest = min((queue[0] for queue in engine.queues if queue), default=None)
             if oldest is not None and now < self._end_s and now - self._arrival_s[oldest] > self._max_wait_s:
                 waiting = sum(map(len, engine.queues))
-                raise InputError(
+                raise CannotCatchUp(
                     f"stopped at {now:.0f} s: this run cannot catch up. {engine.arrived / now:.3g} requests/s "
                     f"arrive, {(engine.arrived - waiting) / now:.3g} requests/s are served, {waiting} wait, and "
                     f"nothing is dropped. Allow dropping (drop: late), add workers, or lower the load."

@@ -88,6 +88,7 @@ def test_installed_program() -> None:
         ("argus-sim pol", {"policies"}),
         ("argus-sim policies clip", {"clipper-ha", "clipper-ht"}),
         ("argus-sim run fig", {"fig7"}),
+        ("argus-sim size fig", {"fig7"}),
         ("argus-sim profiles show art", {"artefact-a100"}),
         ("argus-sim traces show d", {"diurnal"}),
         ("argus-sim traces import gen", {"gentd26-requests", "gentd26-gateway"}),
