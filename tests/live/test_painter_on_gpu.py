@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import io
+import pickle
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,14 +19,21 @@ import pytest
 for package in ("torch", "diffusers", "transformers", "torchmetrics", "DeepCache"):
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"needs the calibrate extra: {package}", allow_module_level=True)
+pytest.importorskip("fastapi", reason="needs the live extra: fastapi")
+pytest.importorskip("httpx", reason="needs the test extra: httpx")
 
 from argus_sim.errors import InputError  # noqa: E402
 from argus_sim.live import scoring  # noqa: E402
+from argus_sim.live.channel import Failed  # noqa: E402
 from argus_sim.live.painter import Load, Loaded, Paint, Painted, Painter, Time, Timed, Wish, prepare  # noqa: E402
+from argus_sim.live.processes import Kept  # noqa: E402
+from argus_sim.live.workers import ThisMachine  # noqa: E402
 from argus_sim.live.zoo import LiveZoo, live_zoo  # noqa: E402
 from argus_sim.profile import Profile  # noqa: E402
-from calibration.zoo import SHAPES  # noqa: E402
+from calibration.zoo import SHAPES as WEIGHTS  # noqa: E402
 from tests.calibration.conftest import one_thread  # noqa: E402, F401
+from tests.live.make_processes import play, until  # noqa: E402
+from tests.live.make_server import SHAPES, http, running, shapes_scene  # noqa: E402
 from tests.pretend_cuda import pretended_cuda  # noqa: E402
 from tests.pretend_tensors import Pretence  # noqa: E402
 
@@ -93,10 +102,78 @@ def test_a_worker_without_a_gpu_of_its_number_is_one_message(zoo: LiveZoo, cuda:
         prepare(zoo, 2)
 
 
+class InThisProcess(Kept):
+    """A worker's life without a process of its own: the pretence holds in this one only."""
+
+    pid = None
+
+    async def _live(self, ready: asyncio.Future[None]) -> str:
+        self._messages: asyncio.Queue[bytes] = asyncio.Queue()
+        try:
+            handle = self._prepare(*self._args)
+            self._set_up(ready)
+            while True:
+                self._hear(handle(pickle.loads(await self._messages.get())))
+        except Exception as error:
+            self._failed = Failed.of(error)
+        return self._failed.reason
+
+    def _post(self, message: Any) -> None:
+        self._messages.put_nowait(pickle.dumps(message))
+
+
+def test_a_server_on_gpus_paints_and_gets_over_memory_that_ends(
+    cuda: Pretence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        ThisMachine,
+        "worker",
+        lambda self, number, owner: InThisProcess(
+            f"worker {number}", prepare, (self._zoo, number), owner, self._patience
+        ),
+    )
+    scene = shapes_scene("nirvana", "cluster.workers=1")
+
+    async def test() -> None:
+        async with (
+            running(scene, pipelines=replace(SHAPES, device="cuda")) as (url, service),
+            http(url) as client,
+        ):
+
+            async def ask(prompt: str) -> Any:
+                return await client.post("/v1/images/generations", json={"prompt": prompt, "seed": 1})
+
+            lost, reasons = service.executor.worker_lost, []
+
+            def heard(now: float, worker: int, why: str) -> None:
+                reasons.append(why)
+                lost(now, worker, why)
+
+            monkeypatch.setattr(service.executor, "worker_lost", heard)
+            gpu, weights = cuda.gpus[0], cuda.gpus[0].allocated
+            assert weights > 0
+            made = [await ask(TEXTS[0]) for _ in range(2)]
+            assert [response.headers["x-argus-variant"] for response in made] == [
+                "shapes-large", "shapes-large/ac-25",
+            ]  # fmt: skip
+            assert gpu.allocated < 1.5 * weights
+            room, gpu.total_memory = gpu.total_memory, gpu.allocated + 1000
+            failed = await ask(TEXTS[1])
+            assert failed.status_code == 503
+            assert service.executor.faults[0].kind == "lost"
+            assert reasons[0].startswith("OutOfMemoryError: CUDA out of memory")
+            gpu.total_memory = room
+            await until(lambda: service.executor.engine.floor.workers_up == 1)
+            await until(lambda: not service.executor.engine.workers[0].loading)
+            assert (await ask(TEXTS[0])).status_code == 200
+
+    play(test())
+
+
 def test_live_images_are_rated_on_the_cpu_where_the_server_leaves_no_room(cuda: Pretence) -> None:
     images, judge = (
         np.random.default_rng(1).random((2, 32, 32, 3)).astype(np.float32),
-        f"clip={SHAPES / 'shapes-clip'}",
+        f"clip={WEIGHTS / 'shapes-clip'}",
     )
     _, on_gpu = scoring._rated(judge, images, list(TEXTS))
     busy_s = cuda.gpus[0].busy_s
