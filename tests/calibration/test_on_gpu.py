@@ -110,6 +110,12 @@ def test_a_gpu_is_calibrated_and_its_profile_says_so(done: tuple[Path, Pretence]
     assert manifest.generator["latency"]["big--b1"]["clocks"] == {
         "sm_clock_mhz": 1755, "memory_clock_mhz": 2619, "temperature_c": 61,
     }  # fmt: skip
+    table = profile.table("latency")
+    short = int((table["samples"] * table["mean_s"] < 1.0).sum())
+    assert short
+    assert any(
+        note.startswith(f"{short} of 3 energies are of less than 1 s") for note in manifest.generator["notes"]
+    )
     assert any("the base took 1.5" in note for note in manifest.generator["notes"])  # it was hot by then
     assert not any("pageable" in note for note in manifest.generator["notes"])
     assert (np.isfinite(profile.relative_quality())).all()
