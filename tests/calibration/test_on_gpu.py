@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,6 +27,7 @@ from calibration.measure import carry_out, prepare  # noqa: E402
 from calibration.plan import Cell  # noqa: E402
 from calibration.progress import Silent  # noqa: E402
 from calibration.store import Store  # noqa: E402
+from calibration.text import neighbours  # noqa: E402
 from calibration.weights import Weights  # noqa: E402
 from calibration.zoo import ZooModel, model  # noqa: E402
 from tests.calibration.make_pipelines import SMALL_OF, entry_of, tiny_scorer  # noqa: E402
@@ -231,6 +233,43 @@ def test_random_weights_of_every_kind_run_on_a_gpu(
         approximation = parse("ac-6")
         with approximation.applied(pipe):
             assert 0.0 < work.timed(approximation, 1)() < parts.total_s
+
+
+def test_random_weights_go_to_the_disk_and_come_back(
+    tmp_path: Path, cuda: Pretence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU holds the model once, not twice."""
+    full = ZooModel.architecture
+    monkeypatch.setattr(ZooModel, "architecture", lambda self, part: full(self, part) | SMALL_OF["sdxl"][part])
+    w = wishes(
+        tmp_path, tmp_path / "out", models=("sdxl",), device=None, gpu=1, random_weights=True, scorers=(),
+        approximations=("steps-4",), prompts="2",
+    )  # fmt: skip
+    p = prepare(w, lambda text: None)
+    plan = replace(p.plan, cells=tuple(cell for cell in p.plan.cells if cell.kind == "load"))
+    store = Store(p.out)
+    with store:
+        similarity = neighbours(list(p.prompts["prompt"]), list(p.prompts["text"]), "ngrams")
+        assert runner.Calibration(
+            p.settings, plan, p.entries, p.weights, p.prompts, similarity, store, progress=Silent()
+        ).run()
+    record: Any = store.get("load--sdxl")
+    assert (record["status"], record["dtype"], record["pinned"]) == ("ok", "fp16", True)
+    assert len(record["disk_s"]) == len(record["host_s"]) == 3
+    assert record["file_bytes"] >= record["weight_bytes"] > cuda.gpus[1].peak / 2
+    assert (cuda.gpus[0].peak, cuda.gpus[1].allocated) == (0, 0)
+
+
+def test_compilation_says_what_a_gpu_needs_for_it(
+    cuda: Pretence, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "triton" else find(name, *a)
+    )
+    arguments = ["--gpu", "0", "--zoo", "shapes", "--approximations", "compile", "--plan-only"]
+    assert main(arguments) == 2
+    assert "shapes-large/compile: torch.compile needs the package 'triton' on a GPU" in capsys.readouterr().err
 
 
 # ---- memory that ends
