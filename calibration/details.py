@@ -18,6 +18,9 @@ from calibration.store import FAILED, OK, Store, plain
 _DRIFT: Final = 0.05
 #: How far approximate caching may be from what its parts predict without a note.
 _OFF: Final = 0.05
+#: Work whose energy is told apart from the steps of a GPU's counter, which has been seen to stand still for 10 ms
+#: and more.
+_LONG_ENOUGH_S: Final = 1.0
 _OF_A_LATENCY: Final = (
     "samples", "half_width", "warm_up", "steady", "drift", "reserved_bytes", "decoded_in_turn", "clocks",
 )  # fmt: skip
@@ -104,6 +107,12 @@ def _notes(details: dict[str, Any], records: list[dict[str, Any]]) -> list[str]:
         notes.append(
             f"{len(unsettled)} of {len(widths)} latencies are not known to 5 %: few samples, or a busy machine;"
             " give them longer with --cell-seconds"
+        )
+    energies = [record for record in records if record.get("energy_j") is not None]
+    if short := sum(record["samples"] * record["mean_s"] < _LONG_ENOUGH_S for record in energies):
+        notes.append(
+            f"{short} of {len(energies)} energies are of less than {_LONG_ENOUGH_S:g} s of work: rough,"
+            " since a GPU's counter of joules moves in steps"
         )
     for model in details["models"].values():
         for name, values in model.get("skipping_predicted", {}).items():

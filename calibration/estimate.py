@@ -6,11 +6,14 @@ import json
 import time
 from typing import Any
 
+from argus_sim.errors import InputError
+from calibration.failures import first_line, is_out_of_memory
 from calibration.pipelines import build_component, need_torch, torch_dtype
 from calibration.zoo import ZooModel
 
 #: Share of a large matrix product's speed that a denoiser reaches; convolutions and attention are slower.
 _EFFICIENCY = 0.4
+_GPU_SIDE = 4096  # of the probe's matrices on a GPU
 _OVERHEAD_S = 0.004  # of a step whose work is negligible: Python and launches
 
 
@@ -20,16 +23,25 @@ def step_seconds(entry: ZooModel, *, device: str, dtype: str, flops_per_s: float
 
 
 def device_flops_per_s(device: str, dtype: str) -> float:
-    """Speed of a matrix product: a fraction of a second's probe."""
+    """Speed of a matrix product: a fraction of a second's probe.
+
+    Raises:
+        InputError: The device has no room for two matrices.
+    """
     torch = need_torch()
-    side = 4096 if device.startswith("cuda") else 512
-    a = torch.randn(side, side, device=device, dtype=torch_dtype(dtype))
+    side = _GPU_SIDE if device.startswith("cuda") else 512
     best = float("inf")
-    for _ in range(5):
-        start = time.perf_counter()
-        b = a @ a
-        float(b[0, 0])  # waits for the device
-        best = min(best, time.perf_counter() - start)
+    try:
+        a = torch.randn(side, side, device=device, dtype=torch_dtype(dtype))
+        for _ in range(5):
+            start = time.perf_counter()
+            b = a @ a
+            float(b[0, 0])  # waits for the device
+            best = min(best, time.perf_counter() - start)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(f"{device} has no memory left, even for a probe: {first_line(error)}") from None
     return float(2.0 * side**3 / best)
 
 

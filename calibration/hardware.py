@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from argus_sim.errors import InputError
+from calibration.failures import first_line
 from calibration.pipelines import need_torch
 
 _LIBRARIES: Final = (
@@ -41,7 +42,13 @@ def resolve_device(device: str | None, gpu: int | None) -> str:
     if int(number) >= there:
         known = f"there are {there} GPUs, numbered from 0" if there else "PyTorch sees no GPU here"
         raise InputError(f"no GPU {number}: {known}; --device cpu works anywhere", where=where)
-    torch.cuda.set_device(int(number))
+    try:
+        torch.cuda.set_device(int(number))
+        torch.ones(
+            1, device=f"cuda:{number}"
+        ).item()  # one that is busy, or too old for this PyTorch, says so now
+    except RuntimeError as error:
+        raise InputError(f"GPU {number} cannot be used: {first_line(error)}", where=where) from None
     return f"cuda:{number}"
 
 

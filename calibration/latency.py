@@ -7,6 +7,7 @@ width is under 1 % of the median. On a GPU, where runs of many seconds repeat to
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -251,7 +252,19 @@ class Workload:
         vae = self.pipe.vae
         (vae.enable_slicing if self.decodes_in_turn(len(prompts)) else vae.disable_slicing)()
         with torch.inference_mode():
-            return self.pipe(prompt=list(prompts), **values | self.options | options).images
+            return self.pipe(prompt=list(prompts), **values | self.options | self._heard(options)).images
+
+    def _heard(self, options: dict[str, Any]) -> dict[str, Any]:
+        """The same with the callback that the pipeline knows: PixArt's takes the newer one and never calls it."""
+        at_step_end = options.get("callback_on_step_end")
+        known = inspect.signature(type(self.pipe).__call__).parameters
+        if at_step_end is None or "callback_on_step_end" in known or "callback" not in known:
+            return options
+
+        def callback(step: int, timestep: Any, latents: Any) -> None:
+            at_step_end(self.pipe, step, timestep, {"latents": latents})
+
+        return {k: v for k, v in options.items() if k != "callback_on_step_end"} | {"callback": callback}
 
     def decodes_in_turn(self, batch: int) -> bool:
         """Whether the images of a batch are decoded one after the other: kernels count elements in 31 bits.

@@ -234,8 +234,9 @@ class Calibration:
                 sampling=lambda: before.append(nvml.energy_j()),  # warm-up is left out, and with it compilation
             )
             clocks, after = nvml.now(), nvml.energy_j()
-        joules = None if before[0] is None or after is None else (after - before[0]) / len(samples.seconds)
-        return samples, joules, clocks
+        if before[0] is None or after is None or after == before[0]:  # a counter that has not moved tells nothing
+            return samples, None, clocks
+        return samples, (after - before[0]) / len(samples.seconds), clocks
 
     def _drift(self, cell: Cell) -> tuple[dict[str, Any], None]:
         """The same work at the start and at the end: has the device become slower?"""

@@ -156,10 +156,11 @@ class PickScorer:
         import transformers
 
         try:
-            self._model = _whole(transformers.AutoModel, where).to(device).eval()
+            model = _whole(transformers.AutoModel, where).eval()
             self._processor = transformers.AutoProcessor.from_pretrained(where)
         except Exception as error:
             raise _unreadable(where, error) from None
+        self._model = model.to(device)  # a device without room for it says nothing of its weights
 
     def score(self, images: Images, texts: Sequence[str]) -> Floats:
         torch = need_torch()
@@ -282,14 +283,18 @@ def ssim(images: Images, base: Images, *, device: str = "cpu") -> Floats:
 def lpips(images: Images, base: Images, *, device: str = "cpu") -> Floats:
     """float64[N]: learned perceptual distance to the base's images (AlexNet), 0 for equal ones."""
     torch = need_torch()
-    network = lpips_network(device)
-    with torch.inference_mode():
-        return np.array([float(network(a, b, normalize=True)) for a, b in _pairs(images, base, device)])
+    network = lpips_network()
+    try:
+        network.to(device)
+        with torch.inference_mode():
+            return np.array([float(network(a, b, normalize=True)) for a, b in _pairs(images, base, device)])
+    finally:
+        network.to("cpu")  # on the device it would count as memory of what is timed next
 
 
 @functools.cache
-def lpips_network(device: str) -> Any:
-    """torchmetrics' LPIPS network on the device, kept: it is small (10 MB) beside what it rates.
+def lpips_network() -> Any:
+    """torchmetrics' LPIPS network, kept in the host's memory.
 
     Raises:
         InputError: torchvision, whose AlexNet it is built on, or its weights are not to be had.
@@ -298,7 +303,7 @@ def lpips_network(device: str) -> Any:
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
     try:
-        return LearnedPerceptualImagePatchSimilarity(net_type="alex").net.to(device).eval()
+        return LearnedPerceptualImagePatchSimilarity(net_type="alex").net.eval()
     except Exception as error:  # without a connection the weights cannot be fetched
         raise InputError(f"AlexNet's weights cannot be loaded: {first_line(error)}") from None
 
@@ -307,7 +312,7 @@ def lpips_network(device: str) -> Any:
 def lpips_obstacle() -> str | None:
     """Why images are not rated by LPIPS; None where they are. Fetches AlexNet's weights where it can."""
     try:
-        lpips_network("cpu")
+        lpips_network()
     except InputError as error:
         return error.message
     return None

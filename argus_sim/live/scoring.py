@@ -14,9 +14,10 @@ import numpy.typing as npt
 from argus_sim.errors import InputError
 from argus_sim.profile import Profile
 from argus_sim.record import Floats, RunRecord
+from calibration.failures import is_out_of_memory
 from calibration.measure import default_scorers
 from calibration.pipelines import need_torch
-from calibration.scorers import build, metric_of
+from calibration.scorers import Scorer, build, metric_of
 
 
 @dataclass(frozen=True)
@@ -132,12 +133,25 @@ def score(
             expected.append(float(known.loc[key]))
     if not rows:
         raise InputError("no image came that the profile has a score for", where="--score")
-    judge = build(scorer, device="cuda" if need_torch().cuda.is_available() else "cpu")
-    scores = judge.score(np.stack([_pixels(images[row]) for row in rows]), [texts[row] for row in rows])
+    pixels = np.stack([_pixels(images[row]) for row in rows])
+    judge, scores = _rated(scorer, pixels, [texts[row] for row in rows])
     variants = tuple(record.variants[record.variant[row]] for row in rows)
     prompts = tuple(record.prompts[record.prompt[row]] for row in rows)
     live = np.asarray(scores, dtype=np.float64)
     return Scored(judge.metric, judge.origin, prompts, variants, live, np.array(expected))
+
+
+def _rated(scorer: str, images: npt.NDArray[np.float32], texts: list[str]) -> tuple[Scorer, Floats]:
+    """The scorer and what it says: on the CPU where a GPU has no room for it beside the server's models."""
+    if need_torch().cuda.is_available():
+        try:
+            judge = build(scorer, device="cuda")
+            return judge, judge.score(images, texts)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+    judge = build(scorer, device="cpu")
+    return judge, judge.score(images, texts)
 
 
 def _pixels(png: bytes) -> npt.NDArray[np.float32]:

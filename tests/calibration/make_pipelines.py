@@ -21,6 +21,39 @@ SMALL: dict[str, dict[str, Any]] = {
                      "num_attention_heads": 2},
 }  # fmt: skip
 
+_T5: dict[str, Any] = {"d_model": 16, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+_CLIP, _VAE = SMALL["text_encoder"], SMALL["vae"]
+#: The same for one model of every kind of pipeline: what of its components' architectures is made small.
+SMALL_OF: dict[str, dict[str, dict[str, Any]]] = {
+    "sd15": SMALL,
+    "sd-turbo": SMALL,
+    "lcm": {**SMALL, "unet": {**SMALL["unet"], "time_cond_proj_dim": 8}},
+    "sdxl": {
+        "unet": {**SMALL["unet"], "cross_attention_dim": 32, "attention_head_dim": [2, 2],
+                 "transformer_layers_per_block": [1, 1], "addition_time_embed_dim": 8,
+                 "projection_class_embeddings_input_dim": 64},
+        "vae": _VAE, "text_encoder": _CLIP, "text_encoder_2": {**_CLIP, "projection_dim": 16},
+    },
+    "pixart-sigma": {
+        "transformer": {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 1,
+                        "cross_attention_dim": 16, "caption_channels": 16, "sample_size": 16},
+        "vae": _VAE, "text_encoder": _T5,
+    },
+    "sd35-medium": {
+        "transformer": {"num_layers": 1, "attention_head_dim": 8, "num_attention_heads": 2,
+                        "joint_attention_dim": 32, "caption_projection_dim": 16, "pooled_projection_dim": 32,
+                        "pos_embed_max_size": 16, "dual_attention_layers": [0], "sample_size": 16},
+        "vae": _VAE, "text_encoder": {**_CLIP, "projection_dim": 16},
+        "text_encoder_2": {**_CLIP, "projection_dim": 16}, "text_encoder_3": {**_T5, "d_model": 32},
+    },
+    "flux-schnell": {
+        "transformer": {"num_layers": 1, "num_single_layers": 1, "attention_head_dim": 8,
+                        "num_attention_heads": 2, "joint_attention_dim": 16, "pooled_projection_dim": 16,
+                        "axes_dims_rope": [2, 2, 4]},
+        "vae": _VAE, "text_encoder": _CLIP, "text_encoder_2": _T5,
+    },
+}  # fmt: skip
+
 
 def entry_of(folder: Path) -> ZooModel:
     """The zoo's entry of a folder of weights, called ``mine``."""
