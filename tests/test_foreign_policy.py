@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 import textwrap
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from argus_sim.cli import main
 from argus_sim.errors import InputError
 from argus_sim.experiment import Experiment
+from argus_sim.experiment.results import Results
 from argus_sim.experiment.runner import run_experiment
 from argus_sim.policies import registry
 from tests.make_experiment import content, write_experiment
@@ -119,3 +122,29 @@ def test_what_was_raised_elsewhere_is_not_the_policy_s(module: str) -> None:
     with pytest.raises(ValueError, match="not there") as raised:
         raise ValueError("not there")
     assert registry.raised(registry.find(f"{module}:Base"), raised.value) is None
+
+
+@pytest.mark.parametrize("swept", [False, True])
+def test_results_can_be_read_without_the_policy(
+    module: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    swept: bool,
+) -> None:
+    """By those who were sent the folder: they have not the package; to run it again they need it."""
+    data = content()
+    data["policies"] = [f"{module}:Base"]
+    if swept:
+        data["sweep"] = {"axes": {"gpus": {"key": "cluster.workers", "values": [1, 2]}}}
+    out = tmp_path / "out"
+    run_experiment(Experiment.load(write_experiment(tmp_path, data)), out, jobs=1)
+    (tmp_path / f"{module}.py").unlink()
+    monkeypatch.delitem(sys.modules, module)
+    importlib.invalidate_caches()
+    assert list(Results.load(out).aggregate["policy"].unique()) == ["Base"]
+    assert len(Results.load(out).points) == 2 * swept
+    assert main(["table", str(out)]) == 0
+    assert main(["watch", str(out), "--once"]) == 0
+    assert main(["run", str(out / "experiment.lock.yaml"), "--out", str(tmp_path / "again")]) == 2
+    assert "cannot be imported" in capsys.readouterr().err

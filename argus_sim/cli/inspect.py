@@ -115,7 +115,7 @@ def _watch_folder(run: Path, every_s: float, *, once: bool, as_json: bool, quiet
     lock = run / LOCK
     if not lock.is_file():
         raise InputError(f"holds no {LOCK}: no experiment has begun there", where=str(run))
-    experiment = Experiment.load(lock)
+    experiment = Experiment.load(lock, to_run=False)
     places = _places(run, experiment)
     if as_json:
         output.show_json(_so_far(run, experiment, places))
@@ -142,7 +142,7 @@ _Place = tuple[str, Path, "Experiment"]
 
 
 def _places(folder: Path, experiment: Experiment) -> list[_Place]:
-    points = [(point.name, folder / point.name, point.experiment) for point in experiment.points()]
+    points = [(point.name, folder / point.name, point.experiment) for point in experiment.points(to_run=False)]
     return points or [("", folder, experiment)]
 
 

@@ -101,7 +101,7 @@ def together(experiment: Experiment, summaries: Mapping[str, pd.DataFrame]) -> p
     """
     assert experiment.sweep is not None
     tables = []
-    for point in experiment.points():
+    for point in experiment.points(to_run=False):
         table = summaries[point.name]
         columns = {axis: point.values.get(axis) for axis in experiment.sweep.axes}
         tables.append(pd.concat([pd.DataFrame(columns, index=table.index, dtype="str"), table], axis=1))
