@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import gzip
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +18,8 @@ from argus_sim.errors import InputError, did_you_mean
 
 # A byte order mark is not part of the first column's name.
 _ENCODING = "utf-8-sig"
+#: What reading a file raises that is no text, or no longer all there. Arrow unpacks what ends in .gz by itself.
+_UNREADABLE = (UnicodeDecodeError, csv.Error, gzip.BadGzipFile, EOFError, zlib.error)
 
 
 def read_header(path: Path, *, skip_lines: int = 0) -> list[str]:
@@ -30,9 +34,16 @@ def read_header(path: Path, *, skip_lines: int = 0) -> list[str]:
     if not path.is_file():
         raise InputError("no such file", where=str(path))
     try:
-        return next(_records(path, skip_lines), (0, list[str]()))[1]
-    except (UnicodeDecodeError, csv.Error) as error:
+        header = next(_records(path, skip_lines), (0, list[str]()))[1]
+    except _UNREADABLE as error:
         raise InputError(f"not a CSV file that can be read: {error}", where=str(path)) from error
+    if not header:
+        raise InputError("is empty", where=str(path))
+    if len(header) == 1 and (other := next((mark for mark in ";\t|" if mark in header[0]), None)):
+        raise InputError(
+            f"has {other!r} between its columns; allowed are commas", where=f"{path}: line {skip_lines + 1}"
+        )
+    return header
 
 
 def read_numbers(path: Path, column: str, *, skip_lines: int = 0) -> npt.NDArray[np.float64]:
@@ -79,7 +90,7 @@ def read_batches(
     types = {column: pa.float64() if kind == "number" else pa.string() for column, kind in kinds.items()}
     try:
         yield from _batches(path, types, names, skip_lines)
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+    except (pa.ArrowInvalid, OSError, *_UNREADABLE) as error:
         for column, kind in types.items():
             found = _diagnosis(path, column, kind, skip_lines, error, names)
             if "line" in (found.where or ""):
@@ -122,7 +133,8 @@ def cell(path: Path, row: int, column: str, *, skip_lines: int = 0, has_header: 
 
 def _records(path: Path, skip_lines: int) -> Iterator[tuple[int, list[str]]]:
     """The line that each record (header included) begins on, and its fields; blank lines are none."""
-    with path.open(newline="", encoding=_ENCODING) as file:
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", newline="", encoding=_ENCODING) as file:
         for _ in range(skip_lines):
             next(file, None)
         reader = csv.reader(file)
@@ -161,7 +173,7 @@ def _diagnosis(
                 return InputError(f"has {len(record)} fields, the header has {len(header)}", where=where)
             if kind == pa.float64() and not _is_number(record[at]):
                 return InputError(f"{record[at]!r} is not a number", where=f"{where}, column {column!r}")
-    except (UnicodeDecodeError, csv.Error):
+    except _UNREADABLE:
         pass  # what Arrow says is all there is
     return InputError(f"not a CSV file that can be read: {error}", where=str(path))
 

@@ -157,11 +157,19 @@ def test_a_route_to_nowhere() -> None:
         engine.arrive(0.0, 0)
 
 
-@pytest.mark.parametrize("answer", [Route(4, "beyond"), Route(-1, "before"), 3])
+@pytest.mark.parametrize(
+    "answer",
+    [Route(4, "beyond"), Route(-1, "before"), 3, None, Route("big", "a name"), Route(0.0, "a float")],  # type: ignore[arg-type]
+)
 def test_an_answer_that_is_none(answer: Any) -> None:
     engine, _ = make([(BIG,)], lambda request, view: answer)
     with pytest.raises(PolicyError, match="allowed are Refuse, AskCache and Route to a variant from 0 to 3"):
         engine.arrive(0.0, 0)
+
+
+def test_a_variant_as_numpy_counts() -> None:
+    engine, _ = make([(BIG,)], lambda request, view: Route(np.argmin([BIG, SMALL]), "the least"))  # type: ignore[arg-type]
+    play(engine, ("arrive", 0.0, 0, [Run(0, BIG, (0,))]))
 
 
 @pytest.mark.parametrize("answer", [Route(AC25, "anyway"), AskCache("again")])
@@ -202,6 +210,9 @@ def test_a_wait_that_does_not_end(until_s: float) -> None:
         ([(BIG, SMALL), (BIG,)], r"a worker for \['big', 'small'\]; allowed are variants of one model"),
         ([(BIG,), ()], r"a worker for \[\]"),
         ([(BIG,)], "for 1 workers; there are 2"),
+        ([("big",)] * 2, r"a worker for \('big',\); allowed are tuples of variants from 0 to 3"),
+        ([(4,)] * 2, r"a worker for \(4,\); allowed are tuples"),
+        ([[BIG]] * 2, r"a worker for \[0\]; allowed are tuples"),
     ],
 )
 def test_a_plan_that_cannot_be(plan: list[Serves], message: str) -> None:
@@ -209,6 +220,15 @@ def test_a_plan_that_cannot_be(plan: list[Serves], message: str) -> None:
     policy.next_plan = tuple(plan)
     with pytest.raises(PolicyError, match=message):
         make_engine(policy, make_requests([0.0])).start()
+
+
+def test_a_plan_that_is_none() -> None:
+    class Forgets(Scripted):
+        def plan(self, view: ClusterView) -> Any:
+            return None
+
+    with pytest.raises(PolicyError, match="'scripted' planned None; allowed is a Plan"):
+        make_engine(Forgets([(BIG,)] * 2, always(BIG)), make_requests([0.0])).start()
 
 
 def test_what_a_policy_leaves_out_is_named() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,6 +55,38 @@ def test_batches_join_to_what_one_batch_gives(file: Callable[[str], Path], tmp_p
     summary = import_file("azure-llm-2023", file(late), tmp_path / "b.parquet")
     assert summary.header.transformations == ("sorted by time",)
     assert Trace.read(tmp_path / "b.parquet").arrival_s.tolist() == times.tolist()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_compressed_log(tmp_path: Path, suffix: str) -> None:
+    """As logs are when they have been rotated; what is wrong in one is found by its line all the same."""
+    path, out = tmp_path / "log.csv.gz", tmp_path / f"out{suffix}"
+    rows = ["when", "2026-03-02T12:00:00Z", "2026-03-02T13:00:01+01:00", "2026-03-02T12:00:03Z"]
+    path.write_bytes(gzip.compress("\n".join(rows).encode()))
+    import_file("csv", path, out, time_column="when", unit="timestamp")
+    assert Trace.read(out).arrival_s.tolist() == [0.0, 1.0, 3.0]
+    path.write_bytes(gzip.compress("\n".join([*rows, "soon"]).encode()))
+    with pytest.raises(InputError, match=r"log\.csv\.gz: line 5, column 'when': 'soon' is not an ISO 8601"):
+        import_file("csv", path, out, time_column="when", unit="timestamp")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"when\n1\n2\n", "log.csv.gz: not a CSV file that can be read: Not a gzipped file"),
+        (
+            gzip.compress(b"when\n" + b"".join(b"%d\n" % i for i in range(100_000)))[:-50_000],
+            "log.csv.gz: not a CSV",
+        ),
+        (gzip.compress(b"when\n1\n2\n")[:12], "log.csv.gz: not a CSV file that can be read"),
+    ],
+)
+def test_a_compressed_log_that_is_none(tmp_path: Path, content: bytes, message: str) -> None:
+    path, out = tmp_path / "log.csv.gz", tmp_path / "out.parquet"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        import_file("csv", path, out, time_column="when")
+    assert not out.exists()
 
 
 def test_an_import_that_fails_leaves_nothing(file: Callable[[str], Path], tmp_path: Path) -> None:

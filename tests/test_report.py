@@ -249,6 +249,11 @@ def test_the_terminal_has_the_best_in_bold() -> None:
             "On day, b has the highest quality yield, 0.600: 0.1000 more than a (one seed: no interval).",
         ),
         (
+            {"a": [0.6], "b": [0.6]},
+            "On day, a has the highest quality yield, 0.600, and b the same within 0.0001 "
+            "(one seed: no interval).",
+        ),
+        (
             {"a": [0.2, 0.7], "b": [0.3, 0.8]},
             "On day, b has the highest quality yield, 0.550: 0.1000 ± 0.0000 more than a (paired over 2 seeds).",
         ),

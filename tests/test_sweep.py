@@ -417,6 +417,8 @@ def test_a_figure_has_its_values_where_they_are() -> None:
     assert ax.lines[0].get_ydata().tolist() == pytest.approx([0.0, 0.1, 0.2])  # type: ignore[union-attr]
     violations = figure.axes[SHOWN.index("slo_violation_ratio")].lines[0].get_ydata()
     assert violations.tolist() == pytest.approx([0.0, 10.0, 20.0])  # type: ignore[union-attr]
+    close = sweep.figure_axis(story_of(["0", "0.25", "0.3", "1"], [0.0, 0.25, 0.3, 1.0], float)).axes[0]
+    assert [tick.get_text() for tick in close.get_xticklabels()] == ["0", "0.25", "1"]
     named = sweep.figure_axis(story_of(["none", "some"], [], float)).axes[0]
     assert [text.get_text() for text in named.get_xticklabels()] == ["none", "some"]
     assert named.lines[0].get_linestyle() == "None"

@@ -119,7 +119,7 @@ def _watch_folder(run: Path, every_s: float, *, once: bool, as_json: bool, quiet
         raise InputError(f"holds no {LOCK}: no experiment has begun there", where=str(run))
     if SIZED in read_yaml(lock):
         raise InputError("holds the sizes of argus-sim size; watch one of its folders", where=str(run))
-    experiment = Experiment.load(lock)
+    experiment = Experiment.load(lock, to_run=False)
     places = _places(run, experiment)
     if as_json:
         output.show_json(_so_far(run, experiment, places))
@@ -146,7 +146,7 @@ _Place = tuple[str, Path, "Experiment"]
 
 
 def _places(folder: Path, experiment: Experiment) -> list[_Place]:
-    points = [(point.name, folder / point.name, point.experiment) for point in experiment.points()]
+    points = [(point.name, folder / point.name, point.experiment) for point in experiment.points(to_run=False)]
     return points or [("", folder, experiment)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argus_sim.core.catalog import Catalog
-from argus_sim.core.floor import PolicyError
+from argus_sim.core.floor import PolicyError, is_variant
 from argus_sim.core.outcomes import OutcomeLog
 from argus_sim.core.policy import AskCache, Decision, Refuse, Route
 from argus_sim.domain import VariantId
@@ -28,7 +28,7 @@ class Decisions(dict[Decision, tuple[VariantId, int]]):
     def __missing__(self, decision: Decision) -> tuple[VariantId, int]:
         """Raises :class:`PolicyError` for what is no decision."""
         match decision:
-            case Route(variant=variant) if 0 <= variant < len(self._catalog.variants):
+            case Route(variant=variant) if is_variant(variant, len(self._catalog.variants)):
                 pass
             case Refuse():
                 variant = REFUSED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from typing import SupportsIndex
 
 from argus_sim.core.batching import BatchFormer
 from argus_sim.core.catalog import Catalog
@@ -20,6 +21,11 @@ NOTHING: Sequence[Command] = ()
 
 class PolicyError(InputError):
     """A policy answered something that cannot be done; says which policy and what."""
+
+
+def is_variant(answer: object, known: int) -> bool:
+    """Whether a policy's answer is the number of one of so many variants; NumPy's integers are, 1.0 is not."""
+    return isinstance(answer, SupportsIndex) and 0 <= answer.__index__() < known
 
 
 class Floor:
@@ -261,8 +267,16 @@ class Floor:
     def validate(self, plan: Plan) -> None:
         """Raises :class:`PolicyError` when a plan cannot be carried out."""
         who = f"policy {self._policy.name!r} planned"
+        if not isinstance(plan, Plan):
+            raise PolicyError(f"{who} {plan!r}; allowed is a Plan")
         if len(plan.serves) != len(self.workers):
             raise PolicyError(f"{who} for {len(plan.serves)} workers; there are {len(self.workers)}")
+        known = len(self._catalog.variants)
+        for serves in plan.serves:
+            if not isinstance(serves, tuple) or not all(is_variant(v, known) for v in serves):
+                raise PolicyError(
+                    f"{who} a worker for {serves!r}; allowed are tuples of variants from 0 to {known - 1}"
+                )
         for serves in set(plan.serves):
             if not serves or len({self._catalog.model[v] for v in serves}) != 1:
                 names = [self._catalog.variants[v].name for v in serves]

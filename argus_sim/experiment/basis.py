@@ -66,7 +66,7 @@ def assumptions(scene: Scene) -> list[tuple[str, Provenance]]:
 
 
 def unused(scene: Scene) -> list[str]:
-    """What the experiment says of its cluster, and none of its runs looks at."""
+    """What of the cluster's description changes nothing in any run; and a deadline that nothing can meet."""
     cluster, found = scene.experiment.cluster, []
     if cluster.discriminator != DiscriminatorConfig() and not _cascades(scene.experiment):
         found.append("cluster.discriminator changes nothing: none of the policies is a cascade")
@@ -74,6 +74,12 @@ def unused(scene: Scene) -> list[str]:
     if warm and scene.profile.similarity() is None:
         found.append(
             f"cluster.cache changes nothing: profile {scene.profile.name!r} has no similarity table, so no cache"
+        )
+    fastest_s = min(min(means) for timings in scene.catalog.kinds for means in timings.mean_s)
+    if fastest_s > scene.slo_s:
+        found.append(
+            f"nothing can be on time: the deadline is {scene.slo_s:.3g} s, "
+            f"and the fastest image takes {fastest_s:.3g} s"
         )
     return found
 

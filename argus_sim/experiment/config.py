@@ -105,12 +105,13 @@ class Experiment(Section):
         return DropRule(self.drop)
 
     @classmethod
-    def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
+    def load(cls, path: str | Path, overrides: Iterable[str] = (), *, to_run: bool = True) -> Experiment:
         """Read and check a YAML file.
 
         Args:
             path: An experiment, or the ``experiment.lock.yaml`` of a run.
             overrides: ``key.path=value`` each, the value as YAML; list items by number.
+            to_run: Whether its policies must be there; results can be read without.
 
         Raises:
             InputError: Names the file, the field, what was found and what is allowed.
@@ -121,7 +122,7 @@ class Experiment(Section):
             data = data["experiment"]
         for setting in overrides:
             override(data, setting)
-        return cls.check(data, where=str(path), folder=path.parent)
+        return cls.check(data, where=str(path), folder=path.parent, to_run=to_run)
 
     def run(
         self,
@@ -148,13 +149,13 @@ class Experiment(Section):
         return run_experiment(self, where, jobs=jobs, resume=resume, report=report)
 
     @classmethod
-    def check(cls, data: dict[str, Any], *, where: str, folder: Path = Path()) -> Experiment:
+    def check(cls, data: dict[str, Any], *, where: str, folder: Path = Path(), to_run: bool = True) -> Experiment:
         """Validate the content of an experiment file; paths in it are relative to ``folder``."""
         try:
             experiment = cls.model_validate(data)
         except ValidationError as error:
             raise input_error(error, cls, data, where) from None
-        for index, policy in enumerate(experiment.policies):
+        for index, policy in enumerate(experiment.policies if to_run else ()):
             field = f"{where}: policies.{index}"
             found = registry.find(policy.name, where=f"{field}.name")
             registry.parameters(found, policy.params, where=f"{field}.params")
@@ -169,11 +170,11 @@ class Experiment(Section):
             if policy.predictor != "text" and not found.predicts:
                 raise InputError(f"policy {policy.name!r} does not predict quality", where=f"{field}.predictor")
         experiment = experiment._with_paths_from(folder)
-        experiment.points(where=where)
+        experiment.points(where=where, to_run=to_run)
         return experiment
 
-    def points(self, *, where: str = "sweep") -> list[Point]:
-        """The variants of a sweep; none without one.
+    def points(self, *, where: str = "sweep", to_run: bool = True) -> list[Point]:
+        """The variants of a sweep; none without one. ``to_run`` is that of :meth:`load`.
 
         Raises:
             InputError: A value makes no sound experiment.
@@ -189,9 +190,9 @@ class Experiment(Section):
             ]
         else:
             combinations = [{name: label} for name, axis in axes.items() for label in axis.labelled]
-        return [self._point(data, labels, where) for labels in combinations]
+        return [self._point(data, labels, where, to_run) for labels in combinations]
 
-    def _point(self, data: dict[str, Any], labels: dict[str, str], where: str) -> Point:
+    def _point(self, data: dict[str, Any], labels: dict[str, str], where: str, to_run: bool) -> Point:
         assert self.sweep is not None
         name = ",".join(f"{axis}={label}" for axis, label in labels.items())
         where = f"{where}: sweep {name}"
@@ -206,8 +207,8 @@ class Experiment(Section):
             if policy not in known:
                 raise InputError(f"no policy {policy!r}{did_you_mean(policy, known)}", where=where)
         data["policies"] = [p for p in data["policies"] if all(p["label"] in some for some in wanted)]
-        experiment = Experiment.check(data, where=where)
-        if experiment != Experiment.check(data, where=where, folder=Path("/")):
+        experiment = Experiment.check(data, where=where, to_run=to_run)
+        if experiment != Experiment.check(data, where=where, folder=Path("/"), to_run=to_run):
             raise InputError("a path in a sweep must be absolute, a shipped name, or a ${VARIABLE}", where=where)
         return Point(name, labels, experiment)
 

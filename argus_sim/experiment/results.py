@@ -54,20 +54,22 @@ class Results:
         for name in (LOCK, "summary.csv"):
             if not (folder / name).is_file():
                 raise InputError(f"holds no {name}: no experiment has ended there", where=str(folder))
-        experiment = Experiment.load(folder / LOCK)
+        experiment = Experiment.load(folder / LOCK, to_run=False)
         if experiment.sweep is None:
             summary = read_table(folder / "summary.csv")
         else:
             from argus_sim.experiment.sweep import together
 
-            points = [point.name for point in experiment.points()]
+            points = [point.name for point in experiment.points(to_run=False)]
             summary = together(experiment, {name: cls.load(folder / name).summary for name in points})
         return cls(folder, experiment, summary)
 
     @cached_property
     def points(self) -> dict[str, Results]:
         """The results of each point of a sweep by its name, e.g. ``slo=2``; empty without a sweep."""
-        return {point.name: Results.load(self.folder / point.name) for point in self.experiment.points()}
+        return {
+            point.name: Results.load(self.folder / point.name) for point in self.experiment.points(to_run=False)
+        }
 
     @cached_property
     def aggregate(self) -> pd.DataFrame:
@@ -149,7 +151,7 @@ class Results:
 
     def _must_be_one(self) -> None:
         if self.experiment.sweep is not None:
-            axes, first = ", ".join(self.experiment.sweep.axes), self.experiment.points()[0].name
+            axes, first = ", ".join(self.experiment.sweep.axes), self.experiment.points(to_run=False)[0].name
             raise InputError(
                 f"has a sweep over {axes}; ask one of its points, e.g. results.points[{first!r}]",
                 where=str(self.folder),

@@ -41,6 +41,7 @@ from argus_sim.experiment.sections import PolicyConfig, TraceConfig
 from argus_sim.experiment.simulate import hindsight, simulate
 from argus_sim.files import write_atomically
 from argus_sim.metrics.cache import cache_timeline, summarise_cache
+from argus_sim.policies import registry
 from argus_sim.record import RunRecord
 from argus_sim.simulation.filling import FillingCacheConfig
 from argus_sim.trace import Trace
@@ -285,11 +286,15 @@ def run_one(experiment: Experiment, run: Run, out: Path, lock: str) -> dict[str,
     """Simulate one run and write its folder; returns its summary. ``lock`` is the lock file's digest."""
     scene = _scene(experiment)
     trace, bound = _stage(experiment, run.trace, run.seed)
+    where = f"{run.policy.label} on {run.trace.name}, seed {run.seed}"
     try:
         record = simulate(scene, run.policy, trace, run.seed)
     except InputError as error:
-        where = f"{run.policy.label} on {run.trace.name}, seed {run.seed}"
         raise type(error)(str(error), where=where) from None
+    except (Exception, SystemExit) as error:
+        if (what := registry.raised(registry.find(run.policy.name), error)) is None:
+            raise
+        raise InputError(what, where=where) from error
     return write_run(record, run, out, lock=lock, window_s=experiment.window_s, bound=bound)
 
 

@@ -158,7 +158,17 @@ class Scene:
             future_s=None if config.forecast == "own" or trace is None else trace.arrival_s,
             judged=judged,
         )
-        return kind(setup, params)
+        try:
+            policy = kind(setup, params)
+        except (Exception, SystemExit) as error:
+            if (what := registry.raised(kind, error)) is None:
+                raise
+            raise InputError(what, where=where) from error
+        for name in ("period_s", "monitor_s"):
+            every_s = getattr(policy, name)
+            if every_s is not None and not every_s > 0:
+                raise InputError(f"{name} is {every_s!r}; allowed are seconds above 0, or None", where=where)
+        return policy
 
 
 # -- made once per process ---------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ Each point is an experiment of its own, with its runs and its ``summary.csv`` in
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ def together(experiment: Experiment, summaries: Mapping[str, pd.DataFrame]) -> p
     """
     assert experiment.sweep is not None
     tables = []
-    for point in experiment.points():
+    for point in experiment.points(to_run=False):
         table = summaries[point.name]
         columns = {axis: point.values.get(axis) for axis in experiment.sweep.axes}
         tables.append(pd.concat([pd.DataFrame(columns, index=table.index, dtype="str"), table], axis=1))
@@ -159,10 +159,26 @@ def figure_axis(story: AxisStory) -> Figure:
                 ax.set_xscale("log")
                 ax.minorticks_off()
                 ax.set_xticks(at, story.labels)
+            else:  # at the values that were run, as in the report, where their labels have room
+                kept = _apart(numbers)
+                ax.set_xticks([numbers[i] for i in kept], [story.labels[i] for i in kept])
             ax.set_xlabel(story.name)
-    head(figure, f"Along {story.name}", story.note)
+    head(
+        figure,
+        f"Along {story.name}",
+        f"{story.note} Strokes: 95 % intervals, where they are longer than the dot.",
+    )
     legend(figure, panels[0, 0])
     return figure
+
+
+def _apart(numbers: Sequence[float]) -> list[int]:
+    """Which of some rising numbers can have a label without running into the one before."""
+    kept = [0]
+    for i, number in enumerate(numbers):
+        if number - numbers[kept[-1]] >= 0.12 * (numbers[-1] - numbers[0]) > 0:
+            kept.append(i)
+    return kept
 
 
 def lines(ax: Axes, table: pd.DataFrame, metric: Metric, at: Mapping[str, float], joined: bool) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from argus_sim.errors import InputError, did_you_mean
-from argus_sim.importers.base import Batch, Format, Recording
+from argus_sim.importers.base import ONE_MOMENT, Batch, Format, Recording
 from argus_sim.importers.counts import AzureFunctions2019, Counts, GenTD26Gateway, NABTwitterVolume, ServeGen
 from argus_sim.importers.requests import (
     AzureFunctions2021,
@@ -135,6 +135,8 @@ def import_file(
         writer = _Writer(format_reader.record(path, np.random.default_rng(seed)))
 
         def header() -> tracefile.Header:
+            if not writer.end_s > 0:
+                raise InputError(ONE_MOMENT, where=str(path))
             return tracefile.Header(
                 name=path.stem, duration_s=writer.end_s, provenance=writer.recording.provenance
             )

@@ -34,6 +34,8 @@ MOST_AT_ONCE = 1e9
 
 #: What is said of a cell that holds no time.
 NO_STAMP = "is not an ISO 8601 timestamp of the years 1678 to 2261"
+#: Of a file with a row, or with several of the same time: a trace without a length has no rate.
+ONE_MOMENT = "all arrivals are at the same time; a trace needs two times at least"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,8 @@ class Format(BaseModel, ABC):
         end_s = max((batch.end_s for batch in batches), default=-math.inf)
         order = np.argsort(times, kind="stable")
         moved = bool((np.diff(order) < 0).any())
+        if len(times) and end_s <= start_s:
+            raise InputError(ONE_MOMENT, where=str(path))
         texts = [text for batch in batches for text in batch.prompt or ()]
         return Trace(
             name=path.stem,

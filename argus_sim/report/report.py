@@ -176,7 +176,9 @@ def findings(summary: pd.DataFrame) -> list[str]:
         except InputError:  # No seed that both ran.
             sentences.append(f"{first}; {ranked[1]} is next, with no seed in common to compare by.")
             continue
-        if ahead.n < 2:
+        if ahead.n < 2 and f"{ahead.mean:.4f}" == "0.0000":
+            sentences.append(f"{first}, and {ranked[1]} the same within 0.0001 (one seed: no interval).")
+        elif ahead.n < 2:
             sentences.append(f"{first}: {ahead.mean:.4f} more than {ranked[1]} (one seed: no interval).")
         elif ahead.low > 0:
             by = f"{ahead.mean:.4f} ± {ahead.half_width:.4f}"

@@ -61,6 +61,16 @@ def test_validate_names_what_changes_nothing(
     assert capsys.readouterr().err == said
 
 
+def test_validate_notes_a_deadline_that_nothing_meets(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Milliseconds in place of seconds, say."""
+    path = finished / "rushed.yaml"
+    path.write_text((finished / "small.yaml").read_text() + "slo: {seconds: 0.01}\n")
+    assert main(["validate", str(path)]) == 0
+    path.unlink()
+    said = capsys.readouterr().err
+    assert said.startswith("note: nothing can be on time: the deadline is 0.01 s, and the fastest image takes ")
+
+
 def test_policies_lists_all_with_their_parameters(call: Callable[..., str], call_json: Any) -> None:
     said = call("policies")
     got = call_json("policies")
