@@ -88,12 +88,6 @@ class ArgusParams(BlindParams):
     )
 
 
-def choose_ladder(catalog: Catalog, wanted: str, where: str) -> tuple[VariantId, ...]:
-    """The ladder of a name; ``auto`` prefers approximate caching."""
-    name = wanted if wanted != "auto" else "AC" if "AC" in catalog.ladders else "SM"
-    return catalog.ladder(name, where=where)
-
-
 class Argus(Allocating):
     """Forecast, allocate, align, route by affinity; change the ladder when another one yields more."""
 
@@ -103,7 +97,9 @@ class Argus(Allocating):
 
     def __init__(self, setup: Setup, params: Any) -> None:
         catalog = setup.catalog.up_to(params.max_batch)
-        first = choose_ladder(catalog, params.ladder, f"policy {self.name}: ladder")
+        auto = "AC" if "AC" in catalog.ladders else "SM"
+        wanted = auto if params.ladder == "auto" else params.ladder
+        first = catalog.ladder(wanted, where=f"policy {self.name}: ladder")
         super().__init__(setup, params, first, limit_s=setup.slo_s)
         #: The ladder of these variants, read once.
         self._of = ladder = lru_cache(partial(self.read, catalog))
@@ -406,8 +402,7 @@ class Argus(Allocating):
 
 
 def _restrict(shares: npt.NDArray[np.float64], served: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    restricted = np.zeros_like(shares)
+    restricted, levels = np.zeros_like(shares), np.flatnonzero(served)
     for j in range(shares.shape[1]):
-        levels = np.flatnonzero(served)
         restricted[:, levels[np.argmin(np.abs(levels - j))]] += shares[:, j]
     return restricted
