@@ -11,7 +11,7 @@ import pytest
 
 from argus_sim.cli import main
 from argus_sim.errors import InputError
-from argus_sim.experiment import Experiment
+from argus_sim.experiment import Experiment, foreign
 from argus_sim.experiment.results import Results
 from argus_sim.experiment.runner import run_experiment
 from argus_sim.policies import registry
@@ -115,13 +115,13 @@ def test_it_comes_from_another_process(module: str, tmp_path: Path) -> None:
 
 
 def test_what_a_shipped_policy_raises_keeps_its_traceback() -> None:
-    assert registry.raised(registry.find("static"), ValueError("ours")) is None
+    assert foreign.raised(registry.find("static"), ValueError("ours")) is None
 
 
 def test_what_was_raised_elsewhere_is_not_the_policy_s(module: str) -> None:
     with pytest.raises(ValueError, match="not there") as raised:
         raise ValueError("not there")
-    assert registry.raised(registry.find(f"{module}:Base"), raised.value) is None
+    assert foreign.raised(registry.find(f"{module}:Base"), raised.value) is None
 
 
 @pytest.mark.parametrize("swept", [False, True])

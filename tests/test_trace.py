@@ -153,7 +153,7 @@ HEADER = (
         ("when,user\n1,a\n", r"a.csv: no column 'arrival_s'.*'argus-sim traces import csv' .* time_column=NAME"),
         ("arrival_s\n1741089600\n1741089601\n", r"a.csv: begins at 1.741e\+09 s, years .* from_first=true"),
         ("arrival_s\n", "a.csv: has no arrivals"),
-        ("", "a.csv: no column 'arrival_s'"),
+        ("", "a.csv: is empty"),
         ("# argus_sim.trace: {}\narrival_s\n1\n", "a.csv: line 1: name: is required"),
         ("# argus_sim.trace: {\narrival_s\n1\n", "a.csv: line 1: Invalid JSON"),
     ],

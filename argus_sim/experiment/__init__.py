@@ -6,6 +6,7 @@ only when it is called.
 settings.py        YAML files, ``--set``, and errors that name the field
 sections.py        the sections of an experiment, one class each
 config.py          Experiment: the whole schema, and the points of a sweep
+foreign.py         policies of other packages: what goes wrong in them
 scene.py           Scene: what an experiment plays with, loaded
 cache_setup.py     a run's simulated cache, put together
 planning_times.py  how long a policy's plans take on this machine

@@ -31,7 +31,7 @@ import pandas as pd
 
 from argus_sim import metrics
 from argus_sim.errors import InputError
-from argus_sim.experiment import cache_setup
+from argus_sim.experiment import cache_setup, foreign
 from argus_sim.experiment.config import Experiment
 from argus_sim.experiment.folder import digest_of, prepared, summary_in
 from argus_sim.experiment.lockfile import LOCK, check_inputs, dump_lock, make_lock
@@ -292,7 +292,7 @@ def run_one(experiment: Experiment, run: Run, out: Path, lock: str) -> dict[str,
     except InputError as error:
         raise type(error)(str(error), where=where) from None
     except (Exception, SystemExit) as error:
-        if (what := registry.raised(registry.find(run.policy.name), error)) is None:
+        if (what := foreign.raised(registry.find(run.policy.name), error)) is None:
             raise
         raise InputError(what, where=where) from error
     return write_run(record, run, out, lock=lock, window_s=experiment.window_s, bound=bound)

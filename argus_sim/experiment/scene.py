@@ -16,6 +16,7 @@ from argus_sim.core import affinity
 from argus_sim.core.catalog import Catalog, Kind
 from argus_sim.core.policy import Policy, Setup
 from argus_sim.errors import InputError
+from argus_sim.experiment import foreign
 from argus_sim.experiment.config import Experiment, expand
 from argus_sim.experiment.sections import PerfectPredictor, PolicyConfig, ProfileConfig, TraceConfig
 from argus_sim.importers import import_trace
@@ -161,7 +162,7 @@ class Scene:
         try:
             policy = kind(setup, params)
         except (Exception, SystemExit) as error:
-            if (what := registry.raised(kind, error)) is None:
+            if (what := foreign.raised(kind, error)) is None:
                 raise
             raise InputError(what, where=where) from error
         for name in ("period_s", "monitor_s"):

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import sys
-import traceback
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -43,30 +40,6 @@ def find(name: str, *, where: str | None = None) -> type[Policy]:
     if not (isinstance(found.Params, type) and issubclass(found.Params, Params)):
         raise InputError(f"Params of {name!r} is not a subclass of argus_sim.policies.base.Params", where=where)
     return found
-
-
-def raised(policy: type[Policy], error: BaseException) -> str | None:
-    """What a policy of another package raised, and at which of its lines; None where it was not its code.
-
-    What a shipped policy raises is a fault of ours, and wants its traceback.
-    """
-    if policy.__module__.partition(".")[0] == "argus_sim":
-        return None
-    package = policy.__module__.partition(".")[0]
-    file = getattr(sys.modules.get(package), "__file__", None)
-    if file is None:
-        return None
-    path = Path(file)
-    own = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename) == path
-        or (path.name == "__init__.py" and path.parent in Path(frame.filename).parents)
-    ]
-    if not own:
-        return None
-    what = " ".join(f"{type(error).__name__}: {error}".split())
-    return f"policy {policy.name!r} raised {what} ({own[-1].filename}, line {own[-1].lineno}, in {own[-1].name})"
 
 
 def _import(reference: str, where: str | None) -> Any:
