@@ -49,6 +49,7 @@ EXPERIMENT = (
         "settings",
         "sections",
         "config",
+        "foreign",
         "scene",
         "cache_setup",
         "planning_times",
