@@ -163,6 +163,20 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert experiment.profile.file == str(tmp_path / "ratings.csv")
 
 
+def test_paths_of_the_command_line_may_be_relative_to_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near, here = tmp_path / "near", tmp_path / "here"
+    for folder in (near / "profile", near / "both", here / "both", here / "mine"):
+        folder.mkdir(parents=True)
+    file = write_experiment(near, content())
+    monkeypatch.chdir(here)
+    assert Experiment.load(file, ["profile=./mine"]).profile == str(here / "mine")
+    assert Experiment.load(file, ["profile=./both"]).profile == str(near / "both")
+    assert Experiment.load(file, ["profile=./nowhere"]).profile == str(near / "nowhere")
+    assert Experiment.load(file).profile == str(near / "profile")
+
+
 def test_files_of_a_profile_s_format_are_relative_to_the_file(tmp_path: Path) -> None:
     options = {"latency_from": "diffserve-a100", "loads_file": "loads.csv", "models": ["SDXL_Base"]}
     profile = {"format": "genai-bench", "file": "ratings.csv", "options": options}

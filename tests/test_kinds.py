@@ -389,7 +389,7 @@ def test_a_scene_has_kinds_at_their_speed_or_with_their_profile(tmp_path: Any) -
         {"name": "both", "workers": 2, "profile": "./fast", "speed": 0.5},
     ]
     data = content() | {"cluster": {"kinds": kinds}}
-    here = Scene.of(Experiment.check(data, where="test", folder=tmp_path))
+    here = Scene.of(Experiment.check(data, where="test", folders=(tmp_path,)))
     assert [kind.mean_s[BIG][1] for kind in here.catalog.kinds] == [8.0, 1.0, 2.0]
     assert here.slo_s == 12.0
     assert here.capacity_per_s == pytest.approx(0.375 * (0.5 + 4.0 + 2 * 2.0))

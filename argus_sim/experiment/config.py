@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +110,8 @@ class Experiment(Section):
 
         Args:
             path: An experiment, or the ``experiment.lock.yaml`` of a run.
-            overrides: ``key.path=value`` each, the value as YAML; list items by number.
+            overrides: ``key.path=value`` each, the value as YAML; list items by number. With them, a file
+                that is not there relative to ``path`` may be so relative to the current folder.
             to_run: Whether its policies must be there; results can be read without.
 
         Raises:
@@ -120,9 +121,11 @@ class Experiment(Section):
         data = read_yaml(path)
         if is_lock(data):
             data = data["experiment"]
-        for setting in overrides:
+        settings = list(overrides)
+        for setting in settings:
             override(data, setting)
-        return cls.check(data, where=str(path), folder=path.parent, to_run=to_run)
+        folders = (path.parent, Path()) if settings else (path.parent,)
+        return cls.check(data, where=str(path), folders=folders, to_run=to_run)
 
     def run(
         self,
@@ -149,8 +152,10 @@ class Experiment(Section):
         return run_experiment(self, where, jobs=jobs, resume=resume, report=report)
 
     @classmethod
-    def check(cls, data: dict[str, Any], *, where: str, folder: Path = Path(), to_run: bool = True) -> Experiment:
-        """Validate the content of an experiment file; paths in it are relative to ``folder``."""
+    def check(
+        cls, data: dict[str, Any], *, where: str, folders: Sequence[Path] = (Path(),), to_run: bool = True
+    ) -> Experiment:
+        """Validate the content of an experiment file; paths are relative to the first folder that has them."""
         try:
             experiment = cls.model_validate(data)
         except ValidationError as error:
@@ -169,7 +174,7 @@ class Experiment(Section):
                 raise InputError(message, where=f"{field}.name")
             if policy.predictor != "text" and not found.predicts:
                 raise InputError(f"policy {policy.name!r} does not predict quality", where=f"{field}.predictor")
-        experiment = experiment._with_paths_from(folder)
+        experiment = experiment._with_paths_from(folders)
         experiment.points(where=where, to_run=to_run)
         return experiment
 
@@ -208,17 +213,18 @@ class Experiment(Section):
                 raise InputError(f"no policy {policy!r}{did_you_mean(policy, known)}", where=where)
         data["policies"] = [p for p in data["policies"] if all(p["label"] in some for some in wanted)]
         experiment = Experiment.check(data, where=where, to_run=to_run)
-        if experiment != Experiment.check(data, where=where, folder=Path("/"), to_run=to_run):
+        if experiment != Experiment.check(data, where=where, folders=(Path("/"),), to_run=to_run):
             raise InputError("a path in a sweep must be absolute, a shipped name, or a ${VARIABLE}", where=where)
         return Point(name, labels, experiment)
 
-    def _with_paths_from(self, folder: Path) -> Experiment:
+    def _with_paths_from(self, folders: Sequence[Path]) -> Experiment:
         def absolute(file: str | None, *, or_name: bool) -> str | None:
             if file is None or file.startswith("${") or Path(file).is_absolute():
                 return file
             if or_name and "/" not in file and not Path(file).suffix:
                 return file  # a shipped name
-            return str((folder / file).resolve())
+            places = [folder / file for folder in folders]
+            return str(next((place for place in places if place.exists()), places[0]).resolve())
 
         def there(file: str, or_name: bool) -> str:
             return absolute(file, or_name=or_name) or file
