@@ -6,10 +6,11 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+from argus_sim.core.engine import Engine
 from argus_sim.errors import InputError
 from argus_sim.live.painter import Load, Loaded, Paint, Painted
 from argus_sim.live.zoo import LiveZoo
@@ -115,3 +116,21 @@ async def until(condition: Callable[[], Any]) -> None:
     async with asyncio.timeout(LONG_S):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+def are_able(engine: Engine) -> bool:
+    """Whether all workers are up and have their models: until then, one of them may serve all that is asked."""
+    return not any(worker.down or worker.loading or worker.model is None for worker in engine.workers)
+
+
+async def asked_until(
+    condition: Callable[[], Any], ask: Callable[[int], Awaitable[T]], count: int
+) -> list[asyncio.Future[T]]:
+    """Ask so often at once, and again where all were answered before something was seen to hold."""
+    async with asyncio.timeout(LONG_S):
+        while True:
+            asked = [asyncio.ensure_future(ask(number)) for number in range(count)]
+            while not all(future.done() for future in asked):
+                if condition():
+                    return asked
+                await asyncio.sleep(0.01)

@@ -33,7 +33,7 @@ from argus_sim.live.server import Service  # noqa: E402
 from argus_sim.live.zoo import live_zoo  # noqa: E402
 from argus_sim.profile import Profile  # noqa: E402
 from argus_sim.serve import LiveConfig, build, choose_policy  # noqa: E402
-from tests.live.make_processes import is_gone, play, until  # noqa: E402
+from tests.live.make_processes import are_able, asked_until, is_gone, play, until  # noqa: E402
 from tests.live.make_server import AMPLE, SHAPES, http, running, shapes_scene, under_way  # noqa: E402
 from tests.patience import LONG_S  # noqa: E402
 
@@ -159,23 +159,28 @@ def test_a_worker_killed_under_load_costs_no_request_its_answer() -> None:
             http(url) as client,
         ):
             engine, before = service.executor.engine, processes(service)
-            asked = [asyncio.create_task(ask(client, f"a red circle {i}")) for i in range(60)]
-            await until(lambda: engine.workers[0].batch.rows)
+            await until(lambda: are_able(engine))
+            asked = await asked_until(
+                lambda: engine.workers[0].batch.rows, lambda i: ask(client, f"a red circle {i}"), 60
+            )
             os.kill(before[0], signal.SIGKILL)
             responses = await asyncio.gather(*asked)
             assert {r.status_code for r in responses} == {200}, [r.text for r in responses][-1]
             fault = service.executor.faults[0]
             assert (fault.worker, fault.kind) == (0, "lost")
 
-            await until(lambda: engine.floor.workers_up == 2)
+            await until(lambda: are_able(engine))
             after = processes(service)
             assert after[0] != before[0]
             assert after[1] == before[1]
             # Both at once: one reply each, some from before, the others with the reason.
             for worker in workers_of(service):  # nobody is back before that has been seen
                 worker.process.patience = replace(worker.process.patience, wait_s=3.0, longest_wait_s=3.0)
-            asked = [asyncio.create_task(ask(client, f"a blue square {i}")) for i in range(40)]
-            await until(lambda: all(worker.batch.rows for worker in engine.workers))
+            asked = await asked_until(
+                lambda: all(worker.batch.rows for worker in engine.workers),
+                lambda i: ask(client, f"a blue square {i}"),
+                40,
+            )
             for pid in after:
                 os.kill(pid, signal.SIGKILL)
             responses = await asyncio.gather(*asked)
@@ -186,7 +191,7 @@ def test_a_worker_killed_under_load_costs_no_request_its_answer() -> None:
                 assert re.search("no worker is up|failed twice", response.json()["error"]["message"])
             assert (await client.get("/readyz")).status_code == 503
 
-            await until(lambda: engine.floor.workers_up == 2)
+            await until(lambda: are_able(engine))
             assert (await client.get("/readyz")).json() == {"ready": True, "workers_up": 2, "speed": 1.0}
             used = {(await ask(client, "a cyan cross", n=4)).headers["x-argus-worker"] for _ in range(4)}
             assert {worker for workers in used for worker in workers.split(",")} == {"0", "1"}

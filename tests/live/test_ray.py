@@ -27,7 +27,7 @@ from argus_sim.live.processes import Patience
 from argus_sim.live.ray_actors import RayConfig, RayWorker
 from argus_sim.live.ray_cluster import RayMachines
 from argus_sim.live.seams import Rejected, Served
-from tests.live.make_processes import NEVER_READY, Diary, echo, is_gone, play, until
+from tests.live.make_processes import NEVER_READY, Diary, are_able, asked_until, echo, is_gone, play, until
 from tests.live.make_ray import QUICK, make_scene, ray_cluster, working
 from tests.live.make_server import AMPLE, http, under_way
 from tests.patience import LONG_S
@@ -215,21 +215,26 @@ def test_a_process_killed_under_load_costs_no_request_its_answer(cluster: Any, n
     async def test() -> None:
         async with working(make_scene(tmp_path), cluster.address) as executor:
             engine, before = executor.engine, pids(executor)
-            asked = [executor.submit(0, f"text {i}", seed=i) for i in range(60)]
-            await until(lambda: engine.workers[0].batch.rows)
+            await until(lambda: are_able(engine))
+            asked = await asked_until(
+                lambda: engine.workers[0].batch.rows, lambda i: executor.submit(0, f"text {i}", seed=i), 60
+            )
             os.kill(before[0], signal.SIGKILL)
             images = [answer.image for answer in await answers(asked) if isinstance(answer, Served)]
             assert images == [str(i).encode() for i in range(60)]
             await until(lambda: executor.faults)
             assert [(fault.worker, fault.kind) for fault in executor.faults][:1] == [(0, "lost")]
-            await until(lambda: engine.floor.workers_up == 2)
+            await until(lambda: are_able(engine))
             after = pids(executor)
             assert (after[0] != before[0], after[1] == before[1]) == (True, True)
 
             for worker in workers_of(executor):  # nobody is back before both are missed
                 worker.process.patience = replace(QUICK, wait_s=5.0, longest_wait_s=5.0)
-            asked = [executor.submit(0, f"text {i}") for i in range(40)]
-            await until(lambda: all(worker.batch.rows for worker in engine.workers))
+            asked = await asked_until(
+                lambda: all(worker.batch.rows for worker in engine.workers),
+                lambda i: executor.submit(0, f"text {i}"),
+                40,
+            )
             for pid in after:
                 os.kill(pid, signal.SIGKILL)
             refused = [answer for answer in await answers(asked) if isinstance(answer, Rejected)]
@@ -246,6 +251,7 @@ def test_capacity_goes_and_comes_with_a_machine(cluster: Any, node: Any, tmp_pat
     async def test() -> None:
         async with working(make_scene(tmp_path), cluster.address) as executor:
             engine = executor.engine
+            await until(lambda: are_able(engine))
             asked = [executor.submit(0, "never") for _ in range(20)]
             await until(lambda: all(worker.batch.rows for worker in engine.workers))
             await asyncio.to_thread(cluster.remove_node, node, False)
