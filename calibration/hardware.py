@@ -44,9 +44,8 @@ def resolve_device(device: str | None, gpu: int | None) -> str:
         raise InputError(f"no GPU {number}: {known}; --device cpu works anywhere", where=where)
     try:
         torch.cuda.set_device(int(number))
-        torch.ones(
-            1, device=f"cuda:{number}"
-        ).item()  # one that is busy, or too old for this PyTorch, says so now
+        # One that is busy, or too old for this PyTorch, says so now.
+        torch.ones(1, device=f"cuda:{number}").item()
     except RuntimeError as error:
         raise InputError(f"GPU {number} cannot be used: {first_line(error)}", where=where) from None
     return f"cuda:{number}"

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from argus_sim.profile import Manifest, Profile
+from argus_sim.profile.changes import ProfileChanges
 from argus_sim.provenance import Provenance
 
 
@@ -94,3 +95,8 @@ def ladder(models: Sequence[str] = ("big", "small"), batches: Sequence[int] = (1
     return make_profile(
         {n: {b: s if b == 1 else s * b / 1.5 for b in batches} for n, s in cells.items()}, spread=0.05
     )
+
+
+def at_speed(profile: Profile, speed: float) -> Profile:
+    """The same on GPUs of that speed."""
+    return ProfileChanges(latency_factor=1.0 / speed).apply(profile)

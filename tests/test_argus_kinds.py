@@ -16,14 +16,13 @@ from argus_sim.experiment.scene import Scene
 from argus_sim.experiment.simulate import simulate
 from argus_sim.policies.ladders import CacheWatch, Ladder, Move
 from argus_sim.profile import Profile
-from argus_sim.profile.changes import ProfileChanges
 from argus_sim.record import RunRecord
 from argus_sim.trace import Trace
 from argus_sim.trace.arrivals import Poisson, generate
 from argus_sim.workload import stream
 from tests.make_engine import make_policy, make_requests
 from tests.make_experiment import content
-from tests.make_profile import make_profile
+from tests.make_profile import at_speed, make_profile
 
 SLO_S = 12.0
 BIG, AC10, AC25, MID, SMALL = range(5)
@@ -38,10 +37,6 @@ def profile() -> Profile:
         spread=0.02,
         loads_s={"big": 12.0, "mid": 10.0, "small": 5.0},
     )
-
-
-def at_speed(profile: Profile, speed: float) -> Profile:
-    return ProfileChanges(latency_factor=1.0 / speed).apply(profile)
 
 
 def kinds_of(profile: Profile, *, fast: int = 2, slow: int = 4) -> tuple[Kind, ...]:

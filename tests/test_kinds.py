@@ -20,22 +20,17 @@ from argus_sim.experiment.simulate import hindsight, simulate
 from argus_sim.policies import registry
 from argus_sim.policies.base import Plan, keep_or_move
 from argus_sim.profile import Profile
-from argus_sim.profile.changes import ProfileChanges
 from argus_sim.record import RunRecord
 from argus_sim.simulation.environment import StockEnvironment
 from argus_sim.trace.arrivals import Poisson, generate
 from argus_sim.workload import stream
 from tests.make_engine import make_policy, make_requests, make_setup
 from tests.make_experiment import content
-from tests.make_profile import ladder, make_profile
+from tests.make_profile import at_speed, ladder, make_profile
 from tests.transcripts import Run, Scripted, always, play
 
 BIG, AC10, AC25, SMALL = range(4)
 PROFILE = ladder()
-
-
-def at_speed(profile: Profile, speed: float) -> Profile:
-    return ProfileChanges(latency_factor=1.0 / speed).apply(profile)
 
 
 def mixed(*speeds: float, workers: int = 1) -> tuple[Kind, ...]:

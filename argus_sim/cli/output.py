@@ -25,6 +25,16 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks on stderr.")]
+Experiment = Annotated[
+    str,
+    typer.Argument(
+        metavar="EXP",
+        help="An experiment's YAML file, the name of a shipped one, or a run's experiment.lock.yaml.",
+        autocompletion=lambda incomplete: complete_experiments(incomplete),
+    ),
+]
+Seeds = Annotated[int | None, typer.Option(min=1, help="How many seeds, whatever the file says.")]
+Jobs = Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Processes; by default one per core.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a field, e.g. cluster.workers=16; repeatable."),

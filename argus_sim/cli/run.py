@@ -37,22 +37,13 @@ _LINE_EVERY_S = 10.0
     )
 )
 def run(
-    experiment: Annotated[
-        str,
-        typer.Argument(
-            metavar="EXP",
-            help="An experiment's YAML file, the name of a shipped one, or a run's experiment.lock.yaml.",
-            autocompletion=output.complete_experiments,
-        ),
-    ],
+    experiment: output.Experiment,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where the results go; by default runs/NAME.")
     ] = None,
     settings: output.Settings = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds, whatever the file says.")] = None,
-    jobs: Annotated[
-        int | None, typer.Option("--jobs", "-j", min=1, help="Processes; by default one per core.")
-    ] = None,
+    seeds: output.Seeds = None,
+    jobs: output.Jobs = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep the runs that are finished and do the others.")
     ] = False,

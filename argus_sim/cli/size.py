@@ -30,14 +30,7 @@ app = typer.Typer()
     )
 )
 def size(
-    experiment: Annotated[
-        str,
-        typer.Argument(
-            metavar="EXP",
-            help="An experiment's YAML file, the name of a shipped one, or an experiment.lock.yaml.",
-            autocompletion=output.complete_experiments,
-        ),
-    ],
+    experiment: output.Experiment,
     violations: Annotated[
         float, typer.Option(min=0, max=100, metavar="PERCENT", help="How many requests may violate the SLO.")
     ] = 1.0,
@@ -54,10 +47,8 @@ def size(
         Path | None, typer.Option(metavar="DIR", help="Where the results go; by default runs/NAME-size.")
     ] = None,
     settings: output.Settings = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds, whatever the file says.")] = None,
-    jobs: Annotated[
-        int | None, typer.Option("--jobs", "-j", min=1, help="Processes; by default one per core.")
-    ] = None,
+    seeds: output.Seeds = None,
+    jobs: output.Jobs = None,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Keep the runs that are finished, also those for another promise."),

@@ -169,6 +169,7 @@ class CacheWatch:
                 variant = ladder.variants[j]
                 if timings.p99_s[variant][timings.batch_sizes[variant][0]] > limit_s:
                     late[j] += 1
+                    # Left to the other kinds; where there is no other, nobody wants it for its quality.
                     rates[j] = rates[0] if len(kinds) == 1 else 0.0
                 elif rates[j]:
                     rates[j] = 1.0 / sum(p * w for p, w in zip(parts[j], work_s, strict=False))
