@@ -79,7 +79,7 @@ def real_workers(scene: Scene, wanted: PipelinesConfig) -> tuple[Workers, Cache 
     _warn_of_hardware(profile, zoo)
     if wanted.timings is None:
         return workers, cache
-    cells = [Cell.parse(text, profile) for text in wanted.timed] or Cell.all_of(profile)
+    cells = [cell for text in wanted.timed for cell in Cell.parse(text, profile)] or Cell.all_of(profile)
     return TimedWorkers(workers, profile, cells, partial(write_atomically, wanted.timings)), cache
 
 

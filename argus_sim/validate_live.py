@@ -240,10 +240,10 @@ def _drift(
 ) -> drift.Drift:
     """What the workers' own times say, and the simulations with them."""
     before, after = (
-        {(row["variant"], row["batch_size"]): row["seconds"] for row in told[when]}
+        {(row["variant"], row["batch_size"], row["idle_s"]): row["seconds"] for row in told[when]}
         for when in ("before", "after")
     )
-    during = drift.batches_of(live, answers)
+    during = drift.batches_of(live, answers, scene.profile)
     by_whose = {
         "before": before, "after": after, "before and after": drift.pooled(before, after), "the live run": during
     }  # fmt: skip

@@ -62,6 +62,9 @@ def assemble(
     left_out = [f"{variant}: {reason}" for variant, reason in plan.left_out]
     latency = _latency(plan, settings, store, left_out)
     kept_prompts, quality = _quality(plan, settings, store, prompts)
+    rested = {
+        c.variant: r for c in plan.cells if c.kind == "idle" and (r := store.get(c.key)) and r["status"] == OK
+    }
     usable = [v for v in plan.variants if v.name in latency]
     if settings.quality:
         for variant in [v for v in usable if v.name not in quality]:
@@ -78,7 +81,7 @@ def assemble(
         reasons = "; ".join(line for line in left_out if line.startswith(f"{plan.base.name}:")) or why
         raise InputError(f"no profile yet: the base variant {plan.base.name!r} is not done ({reasons})")
     usable, levels = _levels(usable, latency, left_out)
-    tables = _tables(settings, plan, store, usable, levels, latency, quality, kept_prompts, similarity)
+    tables = _tables(settings, plan, store, usable, levels, latency, rested, quality, kept_prompts, similarity)
     manifest = _manifest(name, settings, plan, store, tables, usable, prompts_origin, hardware, left_out)
     notes = manifest.generator["notes"]
     assert isinstance(notes, list)
@@ -111,6 +114,8 @@ def _what(cell: Cell) -> str:
     """What a cell is about, as the subject of a sentence."""
     if cell.kind == "latency":
         return f"{cell.variant}: a batch of {cell.batch}"
+    if cell.kind == "idle":
+        return f"{cell.variant}: an image after a pause"
     return f"{cell.model}: " + {"load": "loading it", "parts": "timing its parts"}.get(cell.kind, cell.kind)
 
 
@@ -216,6 +221,7 @@ def _tables(
     usable: list[PlannedVariant],
     levels: dict[str, int],
     latency: dict[str, list[dict[str, Any]]],
+    rested: dict[str, dict[str, Any]],
     quality: dict[str, pd.DataFrame],
     prompts: pd.DataFrame,
     similarity: pd.DataFrame,
@@ -253,6 +259,14 @@ def _tables(
         "prompts": prompts,
         "quality": scores,
     }
+    if any(v.name in rested for v in usable):
+        columns = ("idle_s", *columns[:-1])
+        after = [
+            (v.name, 1, row["side"], row["side"], *(row[c] for c in columns))
+            for v in usable
+            if (row := rested.get(v.name)) is not None
+        ]
+        tables["after_idle"] = pd.DataFrame(after, columns=["variant", "batch_size", "width", "height", *columns])
     if any(v.skipped for v in usable):
         tables["similarity"] = similarity.loc[similarity["prompt"].isin(set(prompts["prompt"]))]
     return tables
@@ -281,6 +295,7 @@ def _manifest(
     provenance = {
         "variants": measured("read from the pipelines; memory is the peak on a GPU, the weights' size elsewhere"),
         "latency": measured(f"{how_long}; {weights}"),
+        "after_idle": measured(f"as latency, each run after a pause of {settings.idle_seconds:g} s; {weights}"),
         "loads": measured(
             "page cache dropped before each load from disk where the system allows it;"
             " bytes are those of the files read, and of the weights moved"

@@ -92,6 +92,10 @@ def measure(
         float | None,
         typer.Option(help="Time for one latency; 15 on a GPU, where long runs get more, else 3.", min=0.0),
     ] = None,
+    idle_seconds: Annotated[
+        float | None,
+        typer.Option(help="Also time images after a pause of this; 0.2 by default, 0: do not.", min=0.0),
+    ] = None,
     sheets: Annotated[int, typer.Option(help="Contact sheets for this many prompts.", min=0)] = 0,
     plan_only: Annotated[bool, typer.Option("--plan-only", help="Print the plan and stop.")] = False,
     quiet: output.Quiet = False,
@@ -129,6 +133,7 @@ def measure(
         random_weights=random_weights,
         budget_s=None if budget is None else seconds_of(budget),
         cell_seconds=cell_seconds,
+        idle_seconds=idle_seconds,
         sheets=sheets,
     )
     if device == "meta":

@@ -44,6 +44,7 @@ def merge(profiles: Sequence[Profile], name: str) -> Profile:
     latency = pd.concat([p.table("latency").assign(order=i) for i, p in enumerate(timed)], ignore_index=True)
     best = latency.groupby("variant")["order"].transform("min")  # a variant's latencies come from one run
     latency = latency.loc[latency["order"] == best]
+    chosen = latency.groupby("variant")["order"].first()
     sources = {"latency": [timed[i] for i in sorted(set(latency["order"]))]}
     latency = latency.drop(columns="order")
     loads = pd.concat([p.table("loads").assign(order=i) for i, p in enumerate(timed)], ignore_index=True)
@@ -63,6 +64,14 @@ def merge(profiles: Sequence[Profile], name: str) -> Profile:
         "prompts": prompts,
         "quality": quality,
     }
+    after = [p.table("after_idle").assign(order=i) for i, p in enumerate(timed) if "after_idle" in p.tables]
+    if after:
+        rows = pd.concat(after, ignore_index=True)
+        rows = rows.loc[rows["order"] == rows["variant"].map(chosen)]  # from the run that its latencies come from
+        rows = rows.loc[rows["variant"].isin(set(variants["variant"]))]
+        if len(rows):
+            sources["after_idle"] = [timed[i] for i in sorted(set(rows["order"]))]
+            tables["after_idle"] = rows.drop(columns="order")
     with_similarity = [p for p in with_quality if "similarity" in p.tables]
     if with_similarity:
         rows = _first_of([p.table("similarity") for p in with_similarity], ["prompt", "neighbour"])

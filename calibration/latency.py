@@ -2,7 +2,8 @@
 
 Times come from CUDA events on a GPU and from ``perf_counter`` elsewhere. The statistic is the median; its 95 %
 interval comes from order statistics (no assumption about the distribution), and sampling goes on until half its
-width is under 1 % of the median. On a GPU, where runs of many seconds repeat to 1 %, those get the time for that.
+width is under 1 % of the median; where runs differ, until the 99th percentile can be among them. On a GPU, where
+runs of many seconds repeat to 1 %, those get the time for that.
 """
 
 from __future__ import annotations
@@ -30,6 +31,12 @@ _WINDOW: Final = 3
 _MAX_WARM_UP: Final = 30
 #: Runs that the wanted precision takes where nothing jitters: some to see that it is steady, and 8 samples.
 _RUNS: Final = 12
+#: Where runs differ by more than this (standard deviation over mean) they have a tail, and the 99th percentile of
+#: a few of them would be too small: sampling then goes on until there are so many.
+_CALM: Final = 0.01
+_TAIL_SAMPLES: Final = 100
+#: The pause after which images are timed as well, seconds.
+DEFAULT_IDLE_S: Final = 0.2
 #: Longest time for a latency on a GPU, in times of what a cell gets.
 _LONGEST: Final = 30.0
 
@@ -191,12 +198,27 @@ def measure(
     while len(seconds) < _MAX_SAMPLES:
         seconds.append(once())
         later = max(later, seconds[-1])
-        if len(seconds) >= _MIN_SAMPLES and median_half_width(seconds) < PRECISION:
+        if len(seconds) >= _MIN_SAMPLES and median_half_width(seconds) < PRECISION and _has_tail(seconds):
             break
         allowed = allowed_s(float(np.median(seconds)), budget_s, longest)
         if len(seconds) >= 3 and spent_s() >= allowed:
             break
     return Samples(tuple(seconds), len(warm), steady, median_half_width(seconds))
+
+
+def _has_tail(seconds: Sequence[float]) -> bool:
+    """Whether the 99th percentile is among them, as far as there is one apart from the median."""
+    return len(seconds) >= _TAIL_SAMPLES or float(np.std(seconds)) < _CALM * float(np.mean(seconds))
+
+
+def after_idle(once: Callable[[], float], idle_s: float) -> Callable[[], float]:
+    """The same after a pause: `once` comes when the device has had nothing to do for so long."""
+
+    def rested() -> float:
+        time.sleep(idle_s)
+        return once()
+
+    return rested
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from argus_sim.errors import InputError, did_you_mean
 from calibration import estimate, scorers
 from calibration.assemble import Assembled, assemble
 from calibration.hardware import Hardware, describe, resolve_device
+from calibration.latency import DEFAULT_IDLE_S
 from calibration.pipelines import DTYPES, check_parameters, need_torch, precision
 from calibration.plan import CHUNK, Plan, Settings, estimate_s, make_plan, prompts_digest
 from calibration.progress import Progress
@@ -101,6 +102,7 @@ def prepare(wishes: Wishes, remark: Say) -> Prepared:
     if batches[0] < 1 or seeds < 1:
         raise InputError("batch sizes and the number of seeds start at 1", where="--batch-sizes, --seeds")
     cell_seconds = (15.0 if on_gpu else 3.0) if wishes.cell_seconds is None else wishes.cell_seconds
+    idle_seconds = DEFAULT_IDLE_S if wishes.idle_seconds is None else wishes.idle_seconds
     settings = Settings(
         zoo=zoo,
         models=tuple(entry.name for entry in entries),
@@ -119,6 +121,7 @@ def prepare(wishes: Wishes, remark: Say) -> Prepared:
         quality=quality,
         random_weights=wishes.random_weights,
         cell_seconds=0.0 if wishes.quality_only else cell_seconds,
+        idle_seconds=0.0 if wishes.quality_only else idle_seconds,
         load_repeats=1 if wishes.quality_only else 3,
     )
     plan = make_plan(settings, entries, len(prompts))

@@ -19,7 +19,7 @@ from calibration.approximations import DEFAULT, Approximation, Run, parse
 from calibration.latency import allowed_s, longest_s
 from calibration.zoo import ZooModel
 
-Kind = Literal["load", "parts", "latency", "drift", "quality"]
+Kind = Literal["load", "parts", "latency", "idle", "drift", "quality"]
 
 #: Prompts of a quality cell; images are made in batches of this many.
 CHUNK: Final = 8
@@ -49,6 +49,7 @@ class Settings:
     quality: bool
     random_weights: bool
     cell_seconds: float
+    idle_seconds: float
     load_repeats: int
 
     def as_json(self) -> dict[str, Any]:
@@ -128,7 +129,11 @@ def make_plan(settings: Settings, entries: Sequence[ZooModel], prompts: int) -> 
             cells.append(_cell("parts", entry.name))
             if number == 0:
                 cells.append(_cell("drift", entry.name, chunk=0))
-        cells += [_cell("latency", entry.name, v.name, batch=b) for v in mine for b in settings.batch_sizes]
+        for v in mine:
+            for b in settings.batch_sizes:
+                cells.append(_cell("latency", entry.name, v.name, batch=b))
+                if b == 1 and settings.idle_seconds:  # a worker that has nothing to do gets what has just come
+                    cells.append(_cell("idle", entry.name, v.name, batch=b))
         if settings.latency and number == 0:
             cells.append(_cell("drift", entry.name, chunk=1))
         if settings.quality:
@@ -163,7 +168,12 @@ def hurried(plan: Plan) -> list[Cell]:
 
 def _cell(kind: Kind, model: str, variant: str = "", *, batch: int = 0, seed: int = 0, chunk: int = 0) -> Cell:
     name = (variant or model).replace("/", "~")
-    tail = {"latency": f"--b{batch}", "quality": f"--s{seed}--c{chunk:04d}", "drift": f"--{chunk}"}.get(kind, "")
+    tail = {
+        "latency": f"--b{batch}",
+        "idle": f"--b{batch}",
+        "quality": f"--s{seed}--c{chunk:04d}",
+        "drift": f"--{chunk}",
+    }.get(kind, "")
     return Cell(f"{kind}--{name}{tail}", kind, model, variant, batch, seed, chunk)
 
 
@@ -224,7 +234,7 @@ def estimate_s(plan: Plan, settings: Settings, step_s: dict[str, float], prompts
 
     Rough on purpose: text encoder and image decoder are taken as three steps, and a batch as its images in turn.
     """
-    total: dict[str, float] = dict.fromkeys(("load", "parts", "latency", "drift", "quality"), 0.0)
+    total: dict[str, float] = dict.fromkeys(("load", "parts", "latency", "idle", "drift", "quality"), 0.0)
 
     def allowed(run_s: float) -> float:
         return allowed_s(run_s, settings.cell_seconds, longest_s(settings.device, settings.cell_seconds))
@@ -240,6 +250,8 @@ def estimate_s(plan: Plan, settings: Settings, step_s: dict[str, float], prompts
             total["quality"] += one * min(CHUNK, prompts - cell.chunk * CHUNK) * 1.1
         elif cell.kind == "latency":
             total["latency"] += max(allowed(one * cell.batch), 4.0 * one * cell.batch)
+        elif cell.kind == "idle":
+            total["idle"] += max(allowed(one), 4.0 * (one + settings.idle_seconds))
         elif cell.kind == "drift":
             total["drift"] += max(allowed(one), 4.0 * one)
         else:

@@ -37,6 +37,17 @@ def findings(profile: Profile, tolerance: float) -> list[str]:
             f" {100 * shares[0]:.0f} % need the base; mean relative quality goes from {quality[ladder[0]]:.3f} to"
             f" {quality[ladder[-1]]:.3f}{'' if falls else ' (not at every level down)'}."
         )
+    rested = [(v, *found) for v in range(len(profile.variants)) for found in profile.after_idle(v, 1)]
+    for pause_s in sorted({idle_s for _, idle_s, _ in rested}):
+        both = [(profile.latency(v, 1), after) for v, idle_s, after in rested if idle_s == pause_s]
+        median, tail = (
+            float(np.median([getattr(after, of) / getattr(usual, of) - 1.0 for usual, after in both]))
+            for of in ("p50_s", "p99_s")
+        )
+        out.append(
+            f"After {pause_s:g} s without work, an image takes {100 * median:+.1f} % in the median and"
+            f" {100 * tail:+.1f} % at the 99th percentile, over one right after another."
+        )
     similarity = profile.similarity()
     if similarity is not None and "AC" in profile.strategies:
         deepest = max(profile.ladder("AC"), key=lambda v: profile.variants[v].skipped_steps)

@@ -14,7 +14,7 @@ from calibration import loads
 from calibration.approximations import parse
 from calibration.failures import first_line, is_of_the_host, is_out_of_memory
 from calibration.hardware import Nvml
-from calibration.latency import Samples, longest_s, measure
+from calibration.latency import Samples, after_idle, longest_s, measure
 from calibration.pipelines import modules, need_torch, precision, weight_bytes
 from calibration.plan import SKIPPING_ROUNDS, Cell, Plan, Settings, hurried
 from calibration.progress import Progress
@@ -222,6 +222,16 @@ class Calibration:
         }  # fmt: skip
         return record, None
 
+    def _idle(self, cell: Cell) -> tuple[dict[str, Any], None]:
+        work = self._device.open(cell.model, cell.variant)
+        once = work.timed(parse(self.plan.variant(cell.variant).approximation), cell.batch)
+        samples, _, clocks = self._measured(after_idle(once, self.settings.idle_seconds))
+        record = {
+            **samples.row(), "idle_s": self.settings.idle_seconds, "half_width": samples.half_width,
+            "side": work.side, "clocks": clocks,
+        }  # fmt: skip
+        return record, None
+
     def _measured(self, once: Callable[[], float]) -> tuple[Samples, float | None, dict[str, Any]]:
         """Samples, joules per run of them, and the GPU's clocks and temperature at their end."""
         device, budget = self.settings.device, self.settings.cell_seconds
@@ -251,6 +261,7 @@ class Calibration:
         "load": _load,
         "parts": _parts,
         "latency": _latency,
+        "idle": _idle,
         "drift": _drift,
         "quality": _quality,
     }

@@ -18,6 +18,7 @@ def make_profile(
     quality: Mapping[str, float] | None = None,
     std_s: float = 0.0,
     loads_s: Mapping[str, float] | None = None,
+    after_idle_s: Mapping[str, Mapping[float, float]] | None = None,
     prompts: int = 20,
     spread: float = 0.0,
     distribution: str = "deterministic",
@@ -30,6 +31,7 @@ def make_profile(
         latency_s: Variant name -> batch size -> mean latency. ``model/ac-K`` skips K of 50 steps and is on ladder
             AC; ``model`` other than the base's is on ladder SM; in the order given.
         quality: Mean quality of each variant; 1 - 0.02 x position by default.
+        after_idle_s: Variant name -> idleness -> mean latency of a batch of one after it.
         spread: Standard deviation of the quality over prompts.
     """
     names = list(latency_s)
@@ -74,6 +76,11 @@ def make_profile(
     if any("/ac-" in n for n in names):
         tables["similarity"] = pd.DataFrame(
             {"prompt": prompt_ids, "neighbour": prompt_ids, "similarity": rng.uniform(0.5, 1.0, prompts)}
+        )
+    if after_idle_s is not None:
+        tables["after_idle"] = pd.DataFrame(
+            [(n, 1, 64, 64, i, s, std_s * s) for n, cells in after_idle_s.items() for i, s in cells.items()],
+            columns=["variant", "batch_size", "width", "height", "idle_s", "mean_s", "std_s"],
         )
     manifest = Manifest(
         name=name,

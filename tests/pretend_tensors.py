@@ -177,6 +177,9 @@ class Pretence:
     def perf_counter(self) -> float:
         return self.host_s
 
+    def sleep(self, seconds: float) -> None:
+        self.host_s += seconds
+
     def work(self, index: int, seconds: float = WORK_S) -> None:
         """Give a GPU something to do."""
         gpu, seconds = self.gpus[index], seconds * self.slowness

@@ -13,7 +13,7 @@ import pytest
 from argus_sim.core.batching import DropRule
 from argus_sim.errors import InputError
 from argus_sim.simulation.cluster import SimulatedCluster
-from argus_sim.simulation.environment import Environment, StockEnvironment, StreamEnvironment
+from argus_sim.simulation.environment import Environment, StockEnvironment, StreamEnvironment, Tick
 from argus_sim.simulation.service import STRATA, LoadTimes, ServiceTimes
 from tests.make_cluster import columns_of, make_cluster
 from tests.make_engine import NEVER, make_engine, make_policy, make_requests
@@ -143,3 +143,63 @@ def test_loads_take_as_long_as_those_observed() -> None:
     for index, model in enumerate(profile.models):
         seen = {loads.seconds(index) for _ in range(20)}
         assert seen == set(profile.load_samples_s(model).tolist())
+
+
+# -- after a pause --------------------------------------------------------------------------------------------
+
+
+RESTING = make_profile(
+    {"big": {1: 4.0, 2: 6.0}, "small": {1: 1.0}}, after_idle_s={"big": {1.0: 5.0, 3.0: 3.0}, "small": {1.0: 2.0}}
+)
+
+
+def test_the_longest_pause_counts_that_was_as_long() -> None:
+    service = ServiceTimes.of(RESTING, 1, np.random.default_rng(0))
+    assert [service.after_s(0, 0, 1, 7, idle_s) for idle_s in (0.0, 0.9, 1.0, 2.9, 3.0, 1e9)] == [
+        4,
+        4,
+        5,
+        5,
+        3,
+        3,
+    ]
+    assert [service.after_s(0, 0, 2, 7, idle_s) for idle_s in (0.0, 9.0)] == [6, 6]  # of pairs nothing is known
+    assert [service.after_s(0, 1, 1, 7, idle_s) for idle_s in (0.0, 9.0)] == [1, 2]
+    (least,) = service.least()
+    assert [least[0][1][7], least[0][2][7], least[1][1][7]] == [3, 6, 1]
+    usual = ServiceTimes.of(PROFILE, 1, np.random.default_rng(0))
+    assert usual.least() == usual.kinds
+    assert usual.pauses == ((),)
+
+
+def test_a_worker_is_as_slow_as_its_pause_makes_it() -> None:
+    """One worker: idle for 2 s, then busy, then idle for half a second and for 10."""
+    profile = make_profile({"big": {1: 4.0}}, after_idle_s={"big": {1.0: 5.0, 3.0: 3.0}})
+    arrival_s = np.array([2.0, 3.0, 11.5, 25.5])
+    host = make_cluster(
+        profile,
+        make_policy("static", profile, 1),
+        make_requests(arrival_s, 60.0),
+        service=ServiceTimes.of(profile, 4, np.random.default_rng(0)),
+    )
+    host.run()
+    columns = columns_of(host)
+    assert columns["start_s"].tolist() == [2.0, 7.0, 11.5, 25.5]
+    assert (columns["finish_s"] - columns["start_s"]).tolist() == [5.0, 4.0, 4.0, 3.0]
+
+
+def test_a_load_ends_a_pause() -> None:
+    """The worker that changed its model is not idle while it loads."""
+    profile = make_profile({"big": {1: 4.0}}, after_idle_s={"big": {1.0: 5.0}}, loads_s={"big": 10.0})
+    host = make_cluster(
+        profile,
+        make_policy("static", profile, 1),
+        make_requests(np.array([20.0]), 60.0),
+        service=ServiceTimes.of(profile, 1, np.random.default_rng(0)),
+    )
+    host.env.tick_at(5.0, Tick(lambda now, _: host.lose(0) or []))
+    host.env.tick_at(9.5, Tick(lambda now, _: host.restore(0) or []))
+    host.run()
+    columns = columns_of(host)
+    assert [load.end_s for load in host.loads] == [19.5]
+    assert columns["finish_s"].tolist() == [24.0]  # half a second after the load

@@ -308,13 +308,53 @@ BROKEN: list[tuple[Callable[[Tables], object], str]] = [
     (_set("variants", "level", 3, slice(1, 2)), r"ladder 'AC' must have levels 1, 2, \.\.\., found \[2, 3\]"),
     (_set("variants", "skipped_steps", 50), "0 <= skipped_steps < steps"),
     (_set("variants", "strategy", "BASE", slice(3, 4)), "the base 'big' and no other"),
+    (_set("after_idle", "idle_s", 0.0), "table after_idle: 1 rows whose idle_s is not positive"),
+    (_set("after_idle", "std_s", -1.0), "table after_idle: negative values in std_s"),
+    (_set("after_idle", "p90_s", 1.0), "table after_idle: p50_s <= p90_s <= p99_s must be given together"),
+    (_set("after_idle", "variant", "bigg"), "1 rows without one in table latency, first 'bigg' in batches of 1"),
+    (
+        _set("after_idle", "batch_size", 3),
+        "1 rows without one in table latency, first 'big' in batches of 3 at 64 x 64",
+    ),
+    (_twice("after_idle"), "table after_idle: 1 rows repeat a key"),
     (lambda t: t.update(prompts=t["prompts"].iloc[:0], quality=t["quality"].iloc[:0]), "table prompts is empty"),
 ]
 
 
+def resting() -> Profile:
+    """A ladder of which two variants have been timed after pauses."""
+    manifest, tables = parts(ladder())
+    rows = [
+        ("big", 1, 64, 64, 0.5, 5.0, 0.5),
+        ("big", 1, 64, 64, 0.1, 4.5, 0.5),
+        ("small", 1, 64, 64, 0.1, 1.2, 0.1),
+    ]
+    columns = ["variant", "batch_size", "width", "height", "idle_s", "mean_s", "std_s"]
+    tables["after_idle"] = pd.DataFrame(rows, columns=columns)
+    provenance = manifest.provenance | {"after_idle": manifest.provenance["latency"]}
+    return Profile.from_tables(manifest.model_copy(update={"provenance": provenance}), tables)
+
+
+def test_times_after_a_pause(tmp_path: Path) -> None:
+    profile = resting()
+    big, small = profile.variant_id("big"), profile.variant_id("small")
+    assert [(idle_s, found.mean_s) for idle_s, found in profile.after_idle(big, 1)] == [(0.1, 4.5), (0.5, 5.0)]
+    assert [found.std_s for _, found in profile.after_idle(small, 1)] == [0.1]
+    assert profile.after_idle(big, 2) == profile.after_idle(profile.variant_id("big/ac-10"), 1) == ()
+    profile.save(tmp_path / "p")
+    again = Profile.load(tmp_path / "p")
+    assert again.digest() == profile.digest() != ladder().digest()
+    assert again.after_idle(big, 1) == profile.after_idle(big, 1)
+    # Of a variant whose latencies are at the profile's resolution, no times at another one count.
+    manifest, tables = parts(profile)
+    tables["latency"] = pd.concat([tables["latency"], tables["latency"].assign(width=128)])
+    tables["after_idle"]["width"] = 128
+    assert Profile.from_tables(manifest, tables).after_idle(big, 1) == ()
+
+
 @pytest.mark.parametrize(("change", "message"), BROKEN)
 def test_what_is_wrong_is_named(change: Callable[[Tables], object], message: str) -> None:
-    manifest, tables = parts(ladder())
+    manifest, tables = parts(resting())
     change(tables)
     with pytest.raises(InputError, match=message):
         Profile.from_tables(manifest, tables)

@@ -77,6 +77,25 @@ def test_provenance_says_what_was_changed_and_only_that() -> None:
     assert changed.digest() != profile.digest()
 
 
+def test_times_after_a_pause_change_along() -> None:
+    profile = make_profile({"big": {1: 4.0, 2: 6.0}}, after_idle_s={"big": {0.5: 5.0}})
+    slower = ProfileChanges(latency_factor=2.0).apply(profile)
+    assert [(idle_s, found.mean_s) for idle_s, found in slower.after_idle(0, 1)] == [(0.5, 10.0)]
+    assert "latencies x 2" in str(slower.provenance_of("after_idle")[0].derived)
+    batched = ProfileChanges(batching=Batching(gain=1.5, largest=2)).apply(profile)
+    assert batched.after_idle(0, 1) == profile.after_idle(0, 1)
+    assert batched.provenance_of("after_idle") == profile.provenance_of("after_idle")
+    # Those of sizes that are no longer measured ones are gone; with them the table, if it had no others.
+    tables = {name: profile.table(name) for name in profile.tables}
+    tables["after_idle"]["batch_size"] = 2
+    assert (
+        "after_idle"
+        not in ProfileChanges(batching=Batching(largest=2))
+        .apply(Profile.from_tables(profile.manifest, tables))
+        .tables
+    )
+
+
 @pytest.mark.parametrize("accuracy", [0.0, 0.4, 0.8, 1.0])
 def test_a_blurred_predictor_has_the_accuracy_it_says(accuracy: float) -> None:
     profile = make_profile({"big": {1: 4.0}, "big/ac-25": {1: 2.0}}, spread=0.02, prompts=4000)

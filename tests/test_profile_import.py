@@ -54,6 +54,17 @@ def test_ratings_are_kept_one_row_per_rater(ratings: Path, lender: Profile) -> N
     assert set(table["metric"]) == {"human_alignment"} == {profile.manifest.metric}
 
 
+def test_times_after_a_pause_are_borrowed_along(ratings: Path) -> None:
+    cells = {"sdxl": {1: 6.0}, "sd15": {1: 2.0}, "sdxl-lightning": {1: 0.5}}
+    profile = import_genai_bench(ratings, latency_from=make_profile(cells, after_idle_s={"sd15": {0.2: 2.5}}))
+    by_name = {v.name: profile.after_idle(i, 1) for i, v in enumerate(profile.variants)}
+    assert [(idle_s, found.mean_s) for idle_s, found in by_name.pop("sd21")] == [(0.2, 2.5)]
+    assert set(by_name.values()) == {()}
+    assert [part.covers for part in profile.provenance_of("after_idle")] == ["sd21"]
+    lender = make_profile(cells | {"other": {1: 0.4}}, after_idle_s={"other": {0.2: 2.5}})
+    assert "after_idle" not in import_genai_bench(ratings, latency_from=lender).tables
+
+
 def test_levels_follow_latency_and_quality_need_not(ratings: Path, lender: Profile) -> None:
     profile = import_genai_bench(ratings, latency_from=lender)
     ladder = profile.ladder("SM")

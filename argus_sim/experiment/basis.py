@@ -44,7 +44,8 @@ def assumptions(scene: Scene) -> list[tuple[str, Provenance]]:
     hardware = [
         (f"kind {kind.name}: {table}", part)
         for kind in scene.kinds
-        for table in ("latency", "loads")
+        for table in ("latency", "after_idle", "loads")
+        if table in kind.hardware.tables
         for part in kind.hardware.provenance_of(table)
     ]
     if isinstance(experiment.cluster.cache, FillingCacheConfig):

@@ -108,7 +108,7 @@ def hindsight(scene: Scene, trace: Trace, seed: int) -> Bound:
     fastest = faults.fastest(cluster.faults)
     limit_s = (scene.slo_s - cluster.dispatch_s) / fastest
     work_s, workers = pooled_work_s(
-        [least_work_s(times_s, limit_s) * fastest for times_s in service.kinds],
+        [least_work_s(times_s, limit_s) * fastest for times_s in service.least()],
         [kind.workers for kind in scene.kinds] or [cluster.workers],
     )
     return quality_bound(

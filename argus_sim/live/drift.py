@@ -19,8 +19,10 @@ from argus_sim.live.client import Answers
 from argus_sim.profile import Profile
 from argus_sim.record import Floats, RunRecord
 
-#: (variant, batch size) -> how long each batch took, seconds.
-Times = Mapping[tuple[str, int], Sequence[float]]
+#: A variant, a batch size, and the pause of the worker before the batch that its times are for; 0: none.
+Cell = tuple[str, int, float]
+#: How long each batch took, seconds.
+Times = Mapping[Cell, Sequence[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,7 @@ class Pace:
     """Mean times of one variant and batch size, seconds; NaN where nothing was timed.
 
     Attributes:
+        idle_s: They are of batches after this much idleness of the worker, and up to the profile's next pause.
         batches: So many of them the live run had.
         profile_s: As the profile says.
         before_s, after_s: On the worker itself, as calibration times.
@@ -36,6 +39,7 @@ class Pace:
 
     variant: str
     size: int
+    idle_s: float
     batches: int
     profile_s: float
     before_s: float
@@ -100,30 +104,39 @@ def cells_of(record: RunRecord, profile: Profile) -> list[tuple[str, int]]:
     return [(name, size) for name in names for size in profile.batch_sizes(profile.variant_id(name))]
 
 
-def batches_of(record: RunRecord, answers: Answers) -> dict[tuple[str, int], list[float]]:
-    """How long each batch of a live run took, by what the server said of its requests."""
+def batches_of(record: RunRecord, answers: Answers, profile: Profile) -> dict[Cell, list[float]]:
+    """How long each batch of a live run took, by what the server said of its requests.
+
+    A batch counts as one after the profile's longest pause that is not longer than its worker was idle before.
+    """
     n = len(record)
     said = (record.variant >= 0) & (record.batch_size > 0) & np.isfinite(answers.service_s[:n])
-    found: dict[tuple[str, int], list[float]] = {}
-    seen: set[tuple[int, float]] = set()
-    for row in np.flatnonzero(said).tolist():
-        batch = int(record.worker[row]), float(answers.finish_s[row])
-        if batch not in seen:
-            seen.add(batch)
-            cell = record.variants[record.variant[row]], int(record.batch_size[row])
-            found.setdefault(cell, []).append(float(answers.service_s[row]))
+    found: dict[Cell, list[float]] = {}
+    finished_s: dict[int, float] = {}
+    rows = np.flatnonzero(said)
+    for row in rows[np.argsort(answers.finish_s[rows], kind="stable")].tolist():
+        worker, finish_s, took_s = int(record.worker[row]), float(answers.finish_s[row]), answers.service_s[row]
+        before_s = finished_s.get(worker, 0.0)
+        if finish_s > before_s:  # else it is of the same batch
+            finished_s[worker] = finish_s
+            name, size = record.variants[record.variant[row]], int(record.batch_size[row])
+            pauses = profile.after_idle(profile.variant_id(name), size)
+            idle_s = max((p for p, _ in pauses if p <= finish_s - took_s - before_s), default=0.0)
+            found.setdefault((name, size, idle_s), []).append(float(took_s))
     return found
 
 
 def at_pace(profile: Profile, times: Times) -> Profile:
     """The profile with these times in the place of its own, where there are any."""
-    table = profile.table("latency").copy()
-    for (variant, size), seconds in times.items():
+    tables: dict[str, pd.DataFrame] = {name: profile.table(name) for name in profile.tables}
+    for (variant, size, idle_s), seconds in times.items():
+        table = tables["after_idle" if idle_s else "latency"]
         rows = (table["variant"] == variant) & (table["batch_size"] == size)
+        if idle_s:
+            rows &= table["idle_s"] == idle_s
         if len(seconds) and rows.any():
             for column, value in _row(np.asarray(seconds)).items():
                 table.loc[rows, column] = value
-    tables: dict[str, pd.DataFrame] = {name: profile.table(name) for name in profile.tables} | {"latency": table}
     return Profile(profile.manifest, tables)
 
 
@@ -138,23 +151,24 @@ def _row(seconds: Floats) -> dict[str, float]:
 def paces(profile: Profile, before: Times, during: Times, after: Times) -> tuple[Pace, ...]:
     """The means beside each other."""
 
-    def mean(times: Times, cell: tuple[str, int]) -> float:
+    def mean(times: Times, cell: Cell) -> float:
         seconds = times.get(cell, ())
         return float(np.mean(seconds)) if len(seconds) else math.nan
 
     rows = []
     for cell in sorted({*before, *during}):
-        variant, size = cell
-        known = size in profile.batch_sizes(profile.variant_id(variant))
-        said_s = profile.latency(profile.variant_id(variant), size).mean_s if known else math.nan
+        variant, size, idle_s = cell
+        index = profile.variant_id(variant)
+        known = {0.0: profile.latency(index, size)} if size in profile.batch_sizes(index) else {}
+        known |= dict(profile.after_idle(index, size))
+        said_s = known[idle_s].mean_s if idle_s in known else math.nan
         counts = len(during.get(cell, ()))
-        rows.append(
-            Pace(variant, size, counts, said_s, mean(before, cell), mean(during, cell), mean(after, cell))
-        )
+        means = (mean(times, cell) for times in (before, during, after))
+        rows.append(Pace(variant, size, idle_s, counts, said_s, *means))
     return tuple(rows)
 
 
-def pooled(*of: Times) -> dict[tuple[str, int], list[float]]:
+def pooled(*of: Times) -> dict[Cell, list[float]]:
     """All of them together."""
     cells = {cell for times in of for cell in times}
     return {cell: [s for times in of for s in times.get(cell, ())] for cell in sorted(cells)}

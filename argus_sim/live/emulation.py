@@ -47,6 +47,7 @@ class EmulatedWorkers:
         self._draw = list(self._service.draw)
         self._profile = profile
         self._loads = LoadTimes(profile, load_rng, kinds)
+        self._idle_from_s: dict[int, float] = {}
         self._images = [placeholder(v.level) for v in profile.variants]
         self._host: Executor | None = None
 
@@ -57,14 +58,15 @@ class EmulatedWorkers:
         host = self._host
         assert host is not None
         seconds = self._loads.seconds(self._profile.models.index(model), host.engine.workers[worker].kind)
+        self._idle_from_s[worker] = now + seconds
         host.at(now + seconds, lambda at_s: host.model_loaded(at_s, worker))
 
     def run(self, now: float, worker: int, variant: int, jobs: Sequence[Job]) -> None:
         host = self._host
         assert host is not None
-        seconds = self._service.kinds[host.engine.workers[worker].kind][variant][len(jobs)][
-            self._luck(jobs[0].row)
-        ]
+        kind, idle_s = host.engine.workers[worker].kind, now - self._idle_from_s.get(worker, 0.0)
+        seconds = self._service.after_s(kind, variant, len(jobs), self._luck(jobs[0].row), idle_s)
+        self._idle_from_s[worker] = now + seconds
         images = [self._images[variant]] * len(jobs)
         host.at(now + seconds, lambda at_s: host.batch_done(at_s, worker, images))
 

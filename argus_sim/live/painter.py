@@ -18,7 +18,7 @@ from argus_sim.errors import InputError
 from argus_sim.live.zoo import LiveZoo, Recipe
 from calibration.approximations import LatentRecorder, Run, parse
 from calibration.hardware import resolve_device
-from calibration.latency import Workload, measure
+from calibration.latency import Workload, after_idle, measure
 from calibration.loads import release, synchronise
 from calibration.pipelines import default_side, denoiser, load, need_torch
 
@@ -94,11 +94,13 @@ class Time:
     Attributes:
         size: Images in a batch.
         budget_s: Real seconds after which no further batch is begun.
+        idle_s: The pause before each batch.
     """
 
     variant: int
     size: int
     budget_s: float
+    idle_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +134,8 @@ def prepare(zoo: LiveZoo, gpu: int) -> Callable[[Any], Any]:
                 return Loaded(model)
             case Paint(variant, wishes, carry):
                 return painter.paint(zoo.recipes[variant], wishes, carry)
-            case Time(variant, size, budget_s):
-                return painter.time(zoo.recipes[variant], size, budget_s)
+            case Time(variant, size, budget_s, idle_s):
+                return painter.time(zoo.recipes[variant], size, budget_s, idle_s)
         raise TypeError(f"no message for a worker: {message!r}")
 
     return handle
@@ -213,13 +215,14 @@ class Painter:
         content: bytes = save(tensors, {"model": str(self._zoo.cached_model), "prompt": prompt})
         return content
 
-    def time(self, recipe: Recipe, size: int, budget_s: float) -> Timed:
+    def time(self, recipe: Recipe, size: int, budget_s: float, idle_s: float = 0.0) -> Timed:
         """What calibration would measure of a variant, in this very process."""
         work = self._work
         if work is None:
             raise RuntimeError("no model is loaded")
         self._apply(work, recipe.approximation)
-        return Timed(measure(work.timed(parse(recipe.approximation), size), budget_s=budget_s).seconds)
+        once = work.timed(parse(recipe.approximation), size)
+        return Timed(measure(after_idle(once, idle_s) if idle_s else once, budget_s=budget_s).seconds)
 
     def _apply(self, work: Workload, approximation: str) -> None:
         """What is applied stays until another variant runs: some approximations take long to apply."""

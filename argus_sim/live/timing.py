@@ -32,14 +32,15 @@ _LONGEST_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A variant and a batch size."""
+    """A variant and a batch size, and the pause before each batch."""
 
     variant: str
     size: int
+    idle_s: float = 0.0
 
     @classmethod
-    def parse(cls, text: str, profile: Profile) -> Cell:
-        """From ``VARIANT@SIZE``.
+    def parse(cls, text: str, profile: Profile) -> list[Cell]:
+        """From ``VARIANT@SIZE``: right after one another, and after the pauses that the profile has.
 
         Raises:
             InputError: The profile has no such variant, or no such batch size of it.
@@ -56,19 +57,23 @@ class Cell:
             raise InputError(
                 f"no batches of {size!r} of {name!r}. Allowed: {', '.join(map(str, sizes))}", where="--time"
             )
-        return cls(name, int(size))
+        return cls.of(profile, name, int(size))
+
+    @classmethod
+    def of(cls, profile: Profile, name: str, size: int) -> list[Cell]:
+        """All that a profile says of a variant in one batch size."""
+        pauses = (idle_s for idle_s, _ in profile.after_idle(profile.variant_id(name), size))
+        return [cls(name, size, idle_s) for idle_s in (0.0, *pauses)]
 
     @classmethod
     def all_of(cls, profile: Profile) -> list[Cell]:
         """All that a profile has latencies of."""
         return [
-            cls(v.name, size)
+            cell
             for v in profile.variants
             for size in profile.batch_sizes(profile.variant_id(v.name))
+            for cell in cls.of(profile, v.name, size)
         ]
-
-    def __str__(self) -> str:
-        return f"{self.variant}@{self.size}"
 
 
 class TimedWorkers:
@@ -79,7 +84,7 @@ class TimedWorkers:
         profile: What they serve.
         cells: What is timed. Every worker does, all at once, as under load.
         save: Is given JSON at the end, unless a worker is down then: ``before`` and ``after``, each a list of
-            ``{variant, batch_size, seconds}``.
+            ``{variant, batch_size, idle_s, seconds}``.
     """
 
     def __init__(self, workers: DiffusersWorkers, profile: Profile, cells: Sequence[Cell], save: Save) -> None:
@@ -120,13 +125,17 @@ class TimedWorkers:
                 if self._model(cell) != held:
                     held = self._model(cell)
                     await self._workers.ask(worker, Load(held), Loaded)
-                timed = await self._workers.ask(worker, Time(self._number(cell), cell.size, BUDGET_S), Timed)
+                message = Time(self._number(cell), cell.size, BUDGET_S, cell.idle_s)
+                timed = await self._workers.ask(worker, message, Timed)
                 seconds[cell] += timed.seconds
             if models is not None and held != models[worker]:
                 await self._workers.ask(worker, Load(models[worker]), Loaded)
 
         await asyncio.gather(*(one(worker) for worker in range(self._count)))
-        return [{"variant": c.variant, "batch_size": c.size, "seconds": s} for c, s in seconds.items()]
+        return [
+            {"variant": c.variant, "batch_size": c.size, "idle_s": c.idle_s, "seconds": s}
+            for c, s in seconds.items()
+        ]
 
     def _number(self, cell: Cell) -> int:
         return self._profile.variant_id(cell.variant)

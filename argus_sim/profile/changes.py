@@ -63,8 +63,9 @@ class ProfileChanges(BaseModel):
         tables = {name: profile.table(name) for name in profile.tables}
         done: dict[str, list[str]] = {}
         if self.latency_factor != 1.0:
-            tables["latency"][_LATENCIES] *= self.latency_factor
-            done["latency"] = [f"latencies x {self.latency_factor:g}"]
+            for table in tables.keys() & {"latency", "after_idle"}:
+                tables[table][_LATENCIES] *= self.latency_factor
+                done[table] = [f"latencies x {self.latency_factor:g}"]
         if self.load_factor != 1.0:
             tables["loads"]["seconds"] *= self.load_factor
             done["loads"] = [f"load times x {self.load_factor:g}"]
@@ -73,6 +74,10 @@ class ProfileChanges(BaseModel):
             done.setdefault("latency", []).append(
                 f"batches of up to {self.batching.largest} with a gain of {self.batching.gain:g}"
             )
+            if "after_idle" in tables:
+                tables["after_idle"] = tables["after_idle"].loc[lambda rows: rows["batch_size"] == 1]
+                if tables["after_idle"].empty:
+                    del tables["after_idle"]
         if self.quality_spread != 1.0:
             tables["quality"], cut = _spread(profile, tables["quality"], self.quality_spread)
             done["quality"] = [f"spread of quality over prompts x {self.quality_spread:g}"]
@@ -85,6 +90,7 @@ class ProfileChanges(BaseModel):
                 "provenance": {
                     table: tuple(_derived(part, done[table]) if table in done else part for part in parts)
                     for table, parts in profile.manifest.provenance.items()
+                    if table in tables
                 }
             }
         )

@@ -92,18 +92,9 @@ def _check_latency(
     manifest: Manifest, tables: Mapping[str, pd.DataFrame], problems: list[str], remarks: list[str]
 ) -> None:
     latency, variants = tables["latency"], tables["variants"]
-    for column in ("mean_s", "batch_size", "width", "height"):
-        bad = ~(latency[column] > 0)
-        if bad.any():
-            problems.append(f"table latency: {int(bad.sum())} rows whose {column} is not positive")
-    for column in ("std_s", "p50_s", "p90_s", "p99_s", "energy_j"):
-        if (latency[column] < 0).any():
-            problems.append(f"table latency: negative values in {column}")
-    quantiles = latency[["p50_s", "p90_s", "p99_s"]]
-    part = quantiles.isna().any(axis=1) & quantiles.notna().any(axis=1)
-    falling = (latency["p50_s"] > latency["p90_s"]) | (latency["p90_s"] > latency["p99_s"])
-    if part.any() or falling.any():
-        problems.append("table latency: p50_s <= p90_s <= p99_s must be given together or not at all")
+    _check_times("latency", latency, problems)
+    if "after_idle" in tables:
+        _check_after_idle(tables["after_idle"], latency, problems)
     native = native_latency(manifest, latency)
     for name in variants["variant"]:
         rows = native.loc[native["variant"] == name].sort_values("batch_size")
@@ -119,6 +110,34 @@ def _check_latency(
         )
     if not problems:
         _check_ladders(native, variants, problems)
+
+
+def _check_times(table: str, rows: pd.DataFrame, problems: list[str]) -> None:
+    """The columns that ``latency`` and ``after_idle`` share, and those that one of them has."""
+    for column in ("mean_s", "batch_size", "width", "height", "idle_s"):
+        if column in rows and (bad := ~(rows[column] > 0)).any():
+            problems.append(f"table {table}: {int(bad.sum())} rows whose {column} is not positive")
+    for column in ("std_s", "p50_s", "p90_s", "p99_s", "energy_j"):
+        if column in rows and (rows[column] < 0).any():
+            problems.append(f"table {table}: negative values in {column}")
+    quantiles = rows[["p50_s", "p90_s", "p99_s"]]
+    part = quantiles.isna().any(axis=1) & quantiles.notna().any(axis=1)
+    falling = (rows["p50_s"] > rows["p90_s"]) | (rows["p90_s"] > rows["p99_s"])
+    if part.any() or falling.any():
+        problems.append(f"table {table}: p50_s <= p90_s <= p99_s must be given together or not at all")
+
+
+def _check_after_idle(after_idle: pd.DataFrame, latency: pd.DataFrame, problems: list[str]) -> None:
+    _check_times("after_idle", after_idle, problems)
+    key = KEYS["latency"]
+    known = set(latency[key].itertuples(index=False, name=None))
+    strange = [row for row in after_idle[key].itertuples(index=False, name=None) if row not in known]
+    if strange:
+        name, batch, width, height = strange[0]
+        problems.append(
+            f"table after_idle: {len(strange)} rows without one in table latency, first {name!r} in batches of"
+            f" {batch} at {width} x {height}"
+        )
 
 
 def _check_ladders(native: pd.DataFrame, variants: pd.DataFrame, problems: list[str]) -> None:

@@ -196,11 +196,23 @@ class Profile:
     def _latency(self) -> dict[VariantId, dict[int, Latency]]:
         out: dict[VariantId, dict[int, Latency]] = {i: {} for i in range(len(self.variants))}
         rows = profile_tables.native_latency(self.manifest, self._tables["latency"]).sort_values("batch_size")
-        columns = ("variant", "batch_size", "mean_s", "std_s", "p50_s", "p90_s", "p99_s")
-        for name, batch, mean, std, p50, p90, p99 in zip(*(rows[c].tolist() for c in columns), strict=True):
-            std = 0.0 if math.isnan(std) else std
-            entry = Latency.lognormal(mean, std) if math.isnan(p50) else Latency(mean, std, p50, p90, p99)
+        for name, batch, entry in zip(
+            rows["variant"], rows["batch_size"].tolist(), _latencies(rows), strict=True
+        ):
             out[self._variant_ids[name]][batch] = entry
+        return out
+
+    @cached_property
+    def _after_idle(self) -> dict[tuple[VariantId, int], tuple[tuple[float, Latency], ...]]:
+        out: dict[tuple[VariantId, int], tuple[tuple[float, Latency], ...]] = {}
+        if "after_idle" in self._tables:
+            native = profile_tables.native_latency(self.manifest, self._tables["latency"])
+            key = profile_tables.KEYS["latency"]
+            rows = self._tables["after_idle"].merge(native[key], on=key).sort_values("idle_s", kind="stable")
+            columns = (rows[c].tolist() for c in ("variant", "batch_size", "idle_s"))
+            for name, batch, idle_s, entry in zip(*columns, _latencies(rows), strict=True):
+                cell = self._variant_ids[name], batch
+                out[cell] = (*out.get(cell, ()), (idle_s, entry))
         return out
 
     def batch_sizes(self, variant: VariantId) -> tuple[int, ...]:
@@ -220,6 +232,14 @@ class Profile:
                 f"profile {self.name!r} has no latency of {name!r} in batches of {batch}; it has {there}"
             )
         return known[batch]
+
+    def after_idle(self, variant: VariantId, batch: int) -> tuple[tuple[float, Latency], ...]:
+        """Service times of a batch that comes after a pause: ``(idle_s, latency)``, the shortest pause first.
+
+        Each holds from that much idleness of the worker on; before the first, and where there are none,
+        :meth:`latency` holds, which is that of a batch right after another.
+        """
+        return self._after_idle.get((variant, batch), ())
 
     def load_samples_s(self, model: str, source: str = "disk") -> Floats:
         """Observed times to bring a model's weights onto the GPU, ascending: an empirical sample, seconds.
@@ -337,6 +357,15 @@ class Profile:
             InputError: The table has some prompts only.
         """
         return self._similarity
+
+
+def _latencies(rows: pd.DataFrame) -> list[Latency]:
+    columns = (rows[c].tolist() for c in ("mean_s", "std_s", "p50_s", "p90_s", "p99_s"))
+    found = []
+    for mean, std, p50, p90, p99 in zip(*columns, strict=True):
+        std = 0.0 if math.isnan(std) else std
+        found.append(Latency.lognormal(mean, std) if math.isnan(p50) else Latency(mean, std, p50, p90, p99))
+    return found
 
 
 def _frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

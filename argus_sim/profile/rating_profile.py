@@ -57,6 +57,10 @@ def build(
     names = {model: stand.variant for model, stand in stands}
     prompts = ratings[["prompt", "text"]].drop_duplicates("prompt").sort_values("prompt")
     latency, latency_origin = borrowed_latency(source, [stand for _, stand in stands])
+    rested = {}
+    if "after_idle" in source.tables:
+        after_idle = borrowed_latency(source, [stand for _, stand in stands], "after_idle")
+        rested = {"after_idle": after_idle} if len(after_idle[0]) else {}
     table, loads_origin = loads or borrowed_loads(source, [stand for _, stand in stands])
     manifest = Manifest(
         name=name,
@@ -76,6 +80,7 @@ def build(
             "loads": loads_origin,
             "prompts": (rated,),
             "quality": (rated,),
+            **{table: origin for table, (_, origin) in rested.items()},
         },
     )
     tables = {
@@ -108,6 +113,7 @@ def build(
             }
         ),
     }
+    tables |= {table: rows for table, (rows, _) in rested.items()}
     return Profile.from_tables(manifest, tables, where=where)
 
 
@@ -131,13 +137,15 @@ def read_table(path: str | os.PathLike[str], columns: Sequence[str]) -> pd.DataF
     return frame
 
 
-def borrowed_latency(source: Profile, stands: Sequence[Stand]) -> Borrowed:
-    rows = source.table("latency")
+def borrowed_latency(source: Profile, stands: Sequence[Stand], table: str = "latency") -> Borrowed:
+    """The stands' rows of `latency` or `after_idle`, which may have none."""
+    rows = source.table(table)
+    stands = [stand for stand in stands if stand.latency_of in set(rows["variant"])]
     frames = [rows.loc[rows["variant"] == stand.latency_of].assign(variant=stand.variant) for stand in stands]
     origin = (
-        part for stand in stands for part in _inherited(source.provenance_of("latency"), stand.latency_of, stand)
+        part for stand in stands for part in _inherited(source.provenance_of(table), stand.latency_of, stand)
     )
-    return pd.concat(frames), tuple(dict.fromkeys(origin))
+    return pd.concat(frames) if frames else rows.iloc[:0], tuple(dict.fromkeys(origin))
 
 
 def borrowed_loads(source: Profile, stands: Sequence[Stand]) -> Borrowed:

@@ -51,18 +51,32 @@ SCHEMAS: Final[dict[str, dict[str, str]]] = {
         "p99_s": "float?",
         "energy_j": "float?",
     },
+    "after_idle": {
+        "variant": "text",
+        "batch_size": "int",
+        "width": "int",
+        "height": "int",
+        "idle_s": "float",
+        "samples": "int?",
+        "mean_s": "float",
+        "std_s": "float?",
+        "p50_s": "float?",
+        "p90_s": "float?",
+        "p99_s": "float?",
+    },
     "loads": {"model": "text", "source": "text", "seconds": "float", "bytes": "int?"},
     "prompts": {"prompt": "text", "text": "text", "split": "text"},
     "quality": {"prompt": "text", "variant": "text", "metric": "text", "score": "float", "seed": "int"},
     "similarity": {"prompt": "text", "neighbour": "text?", "similarity": "float"},
 }
 
-OPTIONAL_TABLES: Final = frozenset({"similarity"})
+OPTIONAL_TABLES: Final = frozenset({"after_idle", "similarity"})
 
 #: What makes a row of a table unique. `loads` has no key: the rows of a model are a sample of its load time.
 KEYS: Final[dict[str, list[str]]] = {
     "variants": ["variant"],
     "latency": ["variant", "batch_size", "width", "height"],
+    "after_idle": ["variant", "batch_size", "width", "height", "idle_s"],
     "loads": [],
     "prompts": ["prompt"],
     "quality": ["prompt", "variant", "metric", "seed"],
@@ -73,6 +87,7 @@ KEYS: Final[dict[str, list[str]]] = {
 #: and `prompts` keep theirs: a variant and a prompt are known by their position.
 _SORT: Final[dict[str, list[str]]] = {
     "latency": ["variant", "width", "height", "batch_size"],
+    "after_idle": ["variant", "width", "height", "batch_size", "idle_s"],
     "loads": ["model", "source", "seconds"],
     "quality": ["metric", "variant", "seed", "prompt"],
     "similarity": ["prompt", "neighbour"],

@@ -66,6 +66,9 @@ class SimulatedCluster:
         #: The table of each worker's kind.
         self._times_s = [service.kinds[worker.kind] for worker in engine.workers]
         self._draw = service.draw
+        #: How long batches take after a pause, where a profile says so, and when each worker became idle.
+        self._after = service.after_s if any(service.pauses) else None
+        self._idle_from_s = [0.0] * len(engine.workers)
         self._tick_at = self.env.tick_at
         self._load_times = loads
         self._cache = cache if isinstance(cache, SimulatedCache) else None
@@ -200,8 +203,12 @@ class SimulatedCluster:
             if command.__class__ is RunBatch:
                 rows, worker = command.rows, command.worker
                 seconds = self._times_s[worker][command.variant][len(rows)][self._draw[rows[0]]]
+                if self._after is not None:
+                    seconds = self._rested(now, worker, command.variant, rows)
                 if self._slowdown:
                     seconds *= self._slowdown.get(worker, 1.0)
+                if self._after is not None:
+                    self._idle_from_s[worker] = now + seconds
                 self._tick_at(now + seconds, self._ends[worker])
             elif command.__class__ is LookUpCache:
                 if self._answer_at is not None:
@@ -213,6 +220,12 @@ class SimulatedCluster:
             elif isinstance(command, WakeUp):
                 self._tick_at(max(now, command.at_s), Tick(self._woken))
 
+    def _rested(self, now: float, worker: int, variant: int, rows: Sequence[int]) -> float:
+        """How long a batch takes on a worker that may have been idle before."""
+        assert self._after is not None
+        kind, idle_s = self.engine.workers[worker].kind, now - self._idle_from_s[worker]
+        return self._after(kind, variant, len(rows), self._draw[rows[0]], idle_s)
+
     def _load(self, now: float, command: LoadModel) -> None:
         worker, model = command
         if self._load_times is None:
@@ -221,6 +234,7 @@ class SimulatedCluster:
         end = self._ends[worker]
         end.fire = self._model_loaded
         self._loading[worker] = len(self.loads)
+        self._idle_from_s[worker] = now + seconds
         self.loads.append(LoadRecord(worker, self.engine.catalog.models[model], now, now + seconds))
         self._tick_at(now + seconds, end)
 

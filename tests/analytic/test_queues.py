@@ -92,6 +92,16 @@ def pollaczek_khinchine(rate_per_s: float, mean_s: float, second_moment: float) 
     return rate_per_s * second_moment / (2.0 * (1.0 - rate_per_s * mean_s))
 
 
+def exceptional_first(rate_per_s: float, usual: tuple[float, float], first: tuple[float, float]) -> float:
+    """Mean wait in M/G/1 where whoever finds the server idle is served otherwise (Welch 1964, Oper. Res. 12).
+
+    Args:
+        usual, first: Mean and second moment of service.
+    """
+    left = 1.0 - rate_per_s * usual[0]
+    return rate_per_s / 2.0 * (usual[1] / left + (first[1] - usual[1]) / (left + rate_per_s * first[0]))
+
+
 def finite_queue(servers: int, room: int, load: float) -> tuple[float, float]:
     """M/M/c/K with K = room: probability of being refused, and the mean wait of those who are not."""
     ratios = load / np.minimum(np.arange(1, room + 1), servers)
@@ -104,6 +114,7 @@ def finite_queue(servers: int, room: int, load: float) -> tuple[float, float]:
 def test_closed_forms_agree_where_they_meet() -> None:
     assert erlang_c(1, 0.7) == pytest.approx(0.7)
     assert pollaczek_khinchine(0.7, 1.0, 2.0) == pytest.approx(0.7 / 0.3)
+    assert exceptional_first(0.7, (1.0, 2.0), (1.0, 2.0)) == pytest.approx(0.7 / 0.3)
     assert finite_queue(2, 2000, 1.4)[1] == pytest.approx(erlang_c(2, 1.4) / (2 - 1.4))
     # Erlang B, from a table: 5 servers, 3 erlang.
     assert finite_queue(5, 5, 3.0)[0] == pytest.approx(0.1101, abs=5e-5)
@@ -152,6 +163,26 @@ def test_mg1(cv: float, note: Callable[..., None]) -> None:
     exact = pollaczek_khinchine(rate_per_s, 2.0, 4.0 * (1.0 + cv**2))
     name = f"M/G/1, 70% utilised, lognormal with cv {cv}: mean wait (s)"
     assert_contains(replications(replicate, seed=30 + int(10 * cv)), exact, within=0.03, note=(note, name))
+
+
+def test_mg1_that_is_slower_after_idleness(note: Callable[..., None]) -> None:
+    """A profile with times after a pause, however short."""
+    profile = make_profile(
+        {"model": {1: 2.0}},
+        prompts=2,
+        distribution="lognormal",
+        std_s=0.3,
+        after_idle_s={"model": {1e-9: 5.0}},
+    )
+    rate_per_s, n = 0.3, 50_000
+
+    def replicate(rng: np.random.Generator) -> Served:
+        return run_queue(profile, poisson(rate_per_s, n, rng), ServiceTimes.of(profile, n, rng), 1)
+
+    exact = exceptional_first(rate_per_s, (2.0, 4.0 * 1.09), (5.0, 25.0 * 1.09))
+    assert exact > 1.5 * pollaczek_khinchine(rate_per_s, 2.0, 4.0 * 1.09)
+    name = "M/G/1, 60% utilised, first of a busy period 2.5 times as long: mean wait (s)"
+    assert_contains(replications(replicate, seed=60), exact, within=0.03, note=(note, name))
 
 
 def test_service_times_have_the_moments_of_the_profile() -> None:

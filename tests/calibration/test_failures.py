@@ -316,14 +316,15 @@ def test_a_hurried_run_does_first_what_a_profile_needs() -> None:
     entries = [replace(entry, steps=10) for entry in select("shapes", ())[:2]]
     settings = Settings(
         "shapes", tuple(e.name for e in entries), "cpu", "fp32", ("ac-3", "steps-5"), (1, 2), None, 2, "16", "",
-        ("clip",), "clip_score", "ngrams", True, True, False, 0.1, 1,
+        ("clip",), "clip_score", "ngrams", True, True, False, 0.1, 0.2, 1,
     )  # fmt: skip
     plan = make_plan(settings, entries, 16)
     order = [cell.key for cell in hurried(plan)]
     assert sorted(order) == sorted(cell.key for cell in plan.cells)
     base, small = (entry.name for entry in entries)
     at = order.index
-    assert at(f"latency--{small}--b1") < at(f"quality--{base}--s0--c0000") < at(f"latency--{base}--b2")
+    assert at(f"latency--{small}--b1") < at(f"quality--{base}--s0--c0000") < at(f"idle--{base}--b1")
+    assert at(f"idle--{base}--b1") < at(f"latency--{base}--b2")
     assert at(f"quality--{base}--s1--c0000") < at(f"quality--{base}--s0--c0001")
     assert at(f"quality--{base}--s1--c0001") < at(f"quality--{base}~ac-3--s0--c0000") < at(f"parts--{base}")
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from calibration import details
+from calibration import details, latency
 from calibration.approximations import Run
-from calibration.latency import Samples, Workload, longest_s, measure, median_half_width
+from calibration.latency import Samples, Workload, after_idle, longest_s, measure, median_half_width
 from calibration.zoo import model
 
 
@@ -41,6 +41,24 @@ def test_stops_when_the_median_is_known() -> None:
     assert samples.half_width == 0.0
     assert samples.median_s == 1.0
     assert fake.runs == samples.warm_up + len(samples.seconds) == 6 + 8
+
+
+def test_what_differs_is_sampled_until_its_tail_is_there() -> None:
+    """The median of many equal runs is known at once; how slow one in a hundred is, is not."""
+    noise = np.random.default_rng(0)
+    scripts = [1.2 if slow else 1.0 for slow in noise.random(10_000) < 0.1]
+    samples, _ = timed(iter(scripts), budget_s=1e9)
+    assert len(samples.seconds) == 100
+    assert samples.row()["p50_s"] == 1.0
+    assert samples.row()["p99_s"] == 1.2
+    assert len(timed(iter(scripts), budget_s=40.0)[0].seconds) < 40  # never beyond its time
+
+
+def test_a_run_after_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[object] = []
+    monkeypatch.setattr(latency.time, "sleep", said.append)
+    assert after_idle(lambda: said.append("run") or 3.0, 0.2)() == 3.0
+    assert said == [0.2, "run"]
 
 
 def test_slow_first_runs_are_warm_up() -> None:

@@ -47,7 +47,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pretence]:
 
 
 def be_quick(patch: pytest.MonkeyPatch, pretence: Pretence) -> None:
-    clock = SimpleNamespace(perf_counter=pretence.perf_counter)
+    clock = SimpleNamespace(perf_counter=pretence.perf_counter, sleep=pretence.sleep)
     for module in (loads, latency, estimate):
         patch.setattr(module, "time", clock)
     patch.setattr(estimate, "_GPU_SIDE", 64)
@@ -298,6 +298,7 @@ def test_what_does_not_fit_is_recorded_and_the_rest_goes_on(zoo: Path, tmp_path:
     assert status == {
         "load--small": "ok", "parts--small": "ok", "drift--small--0": "ok", "drift--small--1": "ok",
         "latency--small--b1": "ok", "latency--small~steps-4--b1": "ok",
+        "idle--small--b1": "ok", "idle--small~steps-4--b1": "ok",
         "latency--small--b32": "does not fit", "latency--small~steps-4--b32": "does not fit",
         "quality--small--s0--c0000": "does not fit", "quality--small~steps-4--s0--c0000": "failed",
     }  # fmt: skip

@@ -103,6 +103,16 @@ def test_affinity_shares() -> None:
     assert 0.3 < shares[1] < 0.7
 
 
+def test_what_a_pause_costs_is_told() -> None:
+    cells = {"big": {1: 4.0}, "small": {1: 1.0}}
+    rested = make_profile(cells, after_idle_s={"big": {0.2: 4.4, 1.0: 5.0}, "small": {0.2: 1.2}})
+    told = [line for line in findings(rested, 0.05) if "without work" in line]
+    assert [line.partition(",")[0] for line in told] == ["After 0.2 s without work", "After 1 s without work"]
+    assert "+15.0 % in the median and +15.0 % at the 99th" in told[0]
+    assert "+25.0 %" in told[1]
+    assert not any("without work" in line for line in findings(profile(), 0.05))
+
+
 # ---- merge and diff
 
 
@@ -133,6 +143,17 @@ def test_latency_of_one_and_quality_of_the_other(order: tuple[int, int]) -> None
     assert whole.batch_sizes(0) == (1, 2)
     assert whole.latency(0, 1).mean_s == 4.0
     assert np.array_equal(whole.quality(), profile().quality())
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_times_after_a_pause_come_from_the_run_of_the_latencies(order: tuple[int, int]) -> None:
+    cells = {"big": {1: 4.0, 2: 6.0}, "small": {1: 1.0}}
+    made = make_profile(cells, after_idle_s={"big": {0.2: 4.5}, "small": {0.2: 1.5}})
+    parts = (absent(make_profile(cells, after_idle_s={"big": {0.2: 5.0}})), rough(made))
+    whole = merge([parts[i] for i in order], "whole")
+    assert [found.mean_s for _, found in whole.after_idle(0, 1)] == [5.0]
+    assert whole.after_idle(1, 1) == ()
+    assert "after_idle" not in merge([absent(make_profile(cells)), rough(made)], "x").tables
 
 
 def test_a_merged_profile_with_the_latencies_of_another_machine() -> None:

@@ -332,6 +332,13 @@ def test_latency_only_marks_quality_as_absent(zoo: Path, tmp_path: Path) -> None
     summary = profile.measured_summary()
     assert summary.pop("quality") == "synthetic"
     assert set(summary.values()) == {"measured"}
+    for variant in range(len(profile.variants)):
+        ((idle_s, latency),) = profile.after_idle(variant, 1)
+        assert idle_s == 0.2
+        assert latency.p50_s <= latency.p90_s <= latency.p99_s
+    assert "each run after a pause of 0.2 s" in str(profile.provenance_of("after_idle")[0].derived)
+    calibrate(wishes(zoo, tmp_path / "busy", **FEW | {"idle_seconds": 0.0}))
+    assert "after_idle" not in Profile.load(tmp_path / "busy").tables
 
 
 def test_quality_only_has_a_rough_latency_and_says_so(zoo: Path, tmp_path: Path) -> None:

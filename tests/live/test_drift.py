@@ -27,6 +27,7 @@ from argus_sim.real_workers import threads_of
 from argus_sim.serve import choose_policy
 from tests.live.make_processes import play
 from tests.live.make_server import SHAPES, http, make_scene, running, shapes_scene
+from tests.make_profile import make_profile
 from tests.make_record import make_record
 from tests.patience import LONG_S
 
@@ -47,20 +48,52 @@ def test_a_batch_counts_once_however_many_requests_it_had() -> None:
     finish = np.repeat(np.arange(4.0), 5)
     answers.finish_s[:] = finish * 10 + np.tile([1, 1, 2, 3, 4], 4)
     answers.service_s[:] = np.tile([0.5, 0.5, 0.25, 0.125, math.nan], 4)
-    found = drift.batches_of(record, answers)
-    names = record.variants
-    assert found == {(names[0], 2): [0.5] * 4, (names[0], 1): [0.25] * 4, (names[1], 1): [0.125] * 4}
     profile = Profile.load("shapes-cpu")
     made = replace(record, variants=tuple(v.name for v in profile.variants))
+    names = made.variants
+    found = drift.batches_of(made, answers, profile)
+    assert found == {
+        (names[0], 2, 0.0): [0.5] * 4,
+        (names[0], 1, 0.0): [0.25] * 4,
+        (names[1], 1, 0.0): [0.125] * 4,
+    }
     variants = made.variants[:2]
     assert drift.cells_of(made, profile) == [(name, size) for name in variants for size in (1, 2, 4, 8)]
 
 
+def test_batches_after_a_pause_are_told_from_others() -> None:
+    """A worker that rests for 0.1, 1, 5 and 0 s before its batches, and another beside it."""
+    profile = make_profile({"big": {1: 4.0}}, after_idle_s={"big": {0.5: 5.0, 3.0: 6.0}})
+    record = replace(
+        make_record(requests=5),
+        variants=("big",),
+        variant=np.zeros(5, dtype=np.int32),
+        batch_size=np.ones(5, dtype=np.int32),
+        worker=np.array([0, 0, 0, 0, 1], dtype=np.int32),
+    )
+    answers = Answers(record.arrival_s, 1.0)
+    answers.service_s[:] = took_s = np.array([4.0, 4.5, 5.5, 4.25, 7.0])
+    answers.finish_s[:] = np.append(np.cumsum(took_s[:4] + np.array([0.1, 1.0, 5.0, 0.0])), 12.0)
+    found = drift.batches_of(record, answers, profile)
+    assert found == {("big", 1, 0.0): [4.0, 4.25], ("big", 1, 0.5): [4.5], ("big", 1, 3.0): [7.0, 5.5]}
+    again = drift.at_pace(profile, found)
+    assert again.latency(0, 1).mean_s == 4.125
+    assert [(idle_s, times.mean_s) for idle_s, times in again.after_idle(0, 1)] == [(0.5, 4.5), (3.0, 6.25)]
+    paces = drift.paces(profile, {("big", 1, 0.5): [9.0]}, found, {})
+    assert [(p.idle_s, p.batches, p.profile_s) for p in paces] == [(0.0, 2, 4.0), (0.5, 1, 5.0), (3.0, 2, 6.0)]
+    assert [p.before_s for p in paces][1] == 9.0
+    assert Cell.parse("big@1", profile) == [Cell("big", 1), Cell("big", 1, 0.5), Cell("big", 1, 3.0)]
+
+
 def test_drift_is_weighed_by_what_the_run_did() -> None:
     profile = Profile.load("shapes-cpu")
-    before = {("shapes-small", 1): [0.2, 0.2], ("shapes-small", 2): [0.4]}
-    after = {("shapes-small", 1): [0.3], ("shapes-small", 2): [0.4]}
-    during = {("shapes-small", 1): [0.25] * 3, ("shapes-small", 2): [0.4], ("shapes-tiny", 1): [9.0]}
+    before = {("shapes-small", 1, 0.0): [0.2, 0.2], ("shapes-small", 2, 0.0): [0.4]}
+    after = {("shapes-small", 1, 0.0): [0.3], ("shapes-small", 2, 0.0): [0.4]}
+    during = {
+        ("shapes-small", 1, 0.0): [0.25] * 3,
+        ("shapes-small", 2, 0.0): [0.4],
+        ("shapes-tiny", 1, 0.0): [9.0],
+    }
     found = drift.Drift(drift.paces(profile, before, during, after), {})
     assert found.ratio("after_s", "before_s") == pytest.approx((3 * 0.3 + 0.4) / (3 * 0.2 + 0.4) - 1)
     assert found.ratio("during_s", "before_s", "after_s") == pytest.approx(0.0)
@@ -75,10 +108,11 @@ def test_workers_twice_as_slow_serve_a_policy_that_does_not_know_it(tmp_path: Pa
     scene = make_scene(tmp_path)
     table = scene.profile.table("latency")
     times = {
-        (row.variant, row.batch_size): [2 * row.mean_s, 2 * row.mean_s] for row in table.itertuples(index=False)
+        (row.variant, row.batch_size, 0.0): [2 * row.mean_s, 2 * row.mean_s]
+        for row in table.itertuples(index=False)
     }
     slower = drift.at_pace(scene.profile, times)
-    for name, size in times:
+    for name, size, _ in times:
         variant = scene.profile.variant_id(name)
         assert slower.latency(variant, size).mean_s == 2 * scene.profile.latency(variant, size).mean_s
         assert slower.latency(variant, size).std_s == 0
@@ -106,7 +140,7 @@ def test_workers_twice_as_slow_serve_a_policy_that_does_not_know_it(tmp_path: Pa
 def test_what_cannot_be_timed_is_said(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         Cell.parse(text, Profile.load("shapes-cpu"))
-    assert str(Cell.parse("shapes-large/ac-25@8", Profile.load("shapes-cpu"))) == "shapes-large/ac-25@8"
+    assert Cell.parse("shapes-large/ac-25@8", Profile.load("shapes-cpu")) == [Cell("shapes-large/ac-25", 8)]
     assert len(Cell.all_of(Profile.load("shapes-cpu"))) == 48
 
 
@@ -128,7 +162,9 @@ def test_workers_that_are_down_at_the_end_are_stopped_without_being_timed(tmp_pa
     async def life(out: Path, *, dies: bool) -> int:
         inner: Any = Workers()
         host: Any = None
-        timed = timing.TimedWorkers(inner, Profile.load("shapes-cpu"), [Cell("shapes-small", 1)], out.write_bytes)
+        timed = timing.TimedWorkers(
+            inner, Profile.load("shapes-cpu"), [Cell("shapes-small", 1, 0.2)], out.write_bytes
+        )
         await timed.start(host, ["shapes-small"])
         inner.is_up = not dies
         await timed.stop()
@@ -138,7 +174,7 @@ def test_workers_that_are_down_at_the_end_are_stopped_without_being_timed(tmp_pa
     assert asyncio.run(life(lost, dies=True)) == 1
     assert not lost.exists()
     assert asyncio.run(life(kept, dies=False)) == 1
-    cell = {"variant": "shapes-small", "batch_size": 1, "seconds": [0.5]}
+    cell = {"variant": "shapes-small", "batch_size": 1, "idle_s": 0.2, "seconds": [0.5]}
     assert json.loads(kept.read_text("utf-8")) == {"before": [cell], "after": [cell]}
 
 

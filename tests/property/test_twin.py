@@ -44,6 +44,14 @@ PROFILES = {
     )
     for distribution in ("deterministic", "lognormal")
 }
+PROFILES["after pauses"] = make_profile(
+    CELLS,
+    distribution="deterministic",
+    loads_s=LOADS_S,
+    after_idle_s={"big": {0.5: 4.5, 2.0: 5.0}, "mid": {0.5: 1.75}, "small": {1.0: 0.75}},
+    spread=0.05,
+    quality=dict.fromkeys(CELLS, 0.8),
+)
 SLO_S = 12.0
 LATE = DropRule("late")
 CACHE = CacheConfig(latency_s=0.25)
@@ -168,7 +176,7 @@ def scenes(draw: st.DrawFn) -> Scene:
         workers=workers,
         arrival_s=draw(arrivals()),
         seed=draw(st.integers(0, 1000)),
-        distribution=draw(st.sampled_from(["deterministic", "deterministic", "lognormal"])),
+        distribution=draw(st.sampled_from(["deterministic", "deterministic", "lognormal", "after pauses"])),
         drop=draw(st.sampled_from([DropRule("late"), DropRule("never"), DropRule("factor", 2.0)])),
         staleness_s=draw(st.sampled_from([0.0, 1.0])),
         cache=draw(cache),
