@@ -18,6 +18,7 @@ from calibration import scorers
 from calibration.details import details
 from calibration.hardware import Hardware
 from calibration.plan import CHUNK, Cell, Plan, PlannedVariant, Settings
+from calibration.pooling import timed
 from calibration.store import FAILED, OK, Store, plain
 
 #: The metric of a profile whose images mean nothing, or were not made: every score is 1.
@@ -62,9 +63,7 @@ def assemble(
     left_out = [f"{variant}: {reason}" for variant, reason in plan.left_out]
     latency = _latency(plan, settings, store, left_out)
     kept_prompts, quality = _quality(plan, settings, store, prompts)
-    rested = {
-        c.variant: r for c in plan.cells if c.kind == "idle" and (r := store.get(c.key)) and r["status"] == OK
-    }
+    rested = {variant: record for (variant, _), record in timed(plan, store, "idle").items()}
     usable = [v for v in plan.variants if v.name in latency]
     if settings.quality:
         for variant in [v for v in usable if v.name not in quality]:
@@ -101,12 +100,14 @@ def _latency(
         record = store.get(cell.key)
         if record is None or cell.kind == "quality" or cell.model in absent:
             continue
-        if record["status"] == OK and cell.kind == "latency":
-            out.setdefault(cell.variant, []).append({"batch_size": cell.batch, **record})
-        elif record["status"] != OK:
-            left_out.append(f"{_what(cell)} {_outcome(record)}")
+        if record["status"] != OK:
+            if (line := f"{_what(cell)} {_outcome(record)}") not in left_out:  # else of another round
+                left_out.append(line)
             if cell.kind == "load":
                 absent.add(cell.model)
+    for (variant, batch), record in timed(plan, store, "latency").items():
+        if plan.variant(variant).model not in absent:
+            out.setdefault(variant, []).append({"batch_size": batch, **record})
     return {name: rows for name, rows in out.items() if any(row["batch_size"] == 1 for row in rows)}
 
 

@@ -12,6 +12,7 @@ from calibration import scorers
 from calibration.hardware import Hardware
 from calibration.latency import median_half_width
 from calibration.plan import Plan, PlannedVariant, Settings
+from calibration.pooling import timed
 from calibration.store import FAILED, OK, Store, plain
 
 #: A change of the base's latency over its run that is worth a note.
@@ -50,9 +51,8 @@ def details(
         "left_out": list(left_out),
         "models": {},
         "latency": {
-            c.key.removeprefix("latency--"): {k: records[c.key].get(k) for k in _OF_A_LATENCY}
-            for c in plan.cells
-            if c.kind == "latency" and records.get(c.key, {}).get("status") == OK
+            f"{variant.replace('/', '~')}--b{batch}": {k: record.get(k) for k in _OF_A_LATENCY}
+            for (variant, batch), record in timed(plan, store, "latency").items()
         },
     }
     for model in dict.fromkeys(v.model for v in usable):

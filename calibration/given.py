@@ -14,7 +14,7 @@ _OF_QUALITY: Final = ("--seeds", "--scorers", "--metric", "--sheets")
 _NO_EFFECT: Final = {
     "--latency-only": _OF_QUALITY,
     "--random-weights": _OF_QUALITY,
-    "--quality-only": ("--batch-sizes", "--cell-seconds"),
+    "--quality-only": ("--batch-sizes", "--cell-seconds", "--idle-seconds", "--rounds"),
 }
 #: What has one with ``--device meta``.
 _OF_SIZES: Final = ("--device", "--zoo", "--models", "--random-weights", "--quiet")

@@ -34,7 +34,7 @@ _RUNS: Final = 12
 #: Where runs differ by more than this (standard deviation over mean) they have a tail, and the 99th percentile of
 #: a few of them would be too small: sampling then goes on until there are so many.
 _CALM: Final = 0.01
-_TAIL_SAMPLES: Final = 100
+TAIL_SAMPLES: Final = 100
 #: The pause after which images are timed as well, seconds.
 DEFAULT_IDLE_S: Final = 0.2
 #: Longest time for a latency on a GPU, in times of what a cell gets.
@@ -160,6 +160,7 @@ def measure(
     *,
     budget_s: float,
     longest: float = 0.0,
+    tail: int = TAIL_SAMPLES,
     sampling: Callable[[], None] = lambda: None,
     now: Callable[[], float] = time.monotonic,
 ) -> Samples:
@@ -173,6 +174,7 @@ def measure(
         budget_s: Time for it. What the first run takes beyond two of the ones after it is not taken off: it
             compiles.
         longest: The most that it may take where runs are too long for the precision within the budget.
+        tail: Where runs differ, the samples to take for their 99th percentile.
         sampling: Called between warm-up and samples.
         now: A clock.
     """
@@ -198,7 +200,7 @@ def measure(
     while len(seconds) < _MAX_SAMPLES:
         seconds.append(once())
         later = max(later, seconds[-1])
-        if len(seconds) >= _MIN_SAMPLES and median_half_width(seconds) < PRECISION and _has_tail(seconds):
+        if len(seconds) >= _MIN_SAMPLES and median_half_width(seconds) < PRECISION and _has_tail(seconds, tail):
             break
         allowed = allowed_s(float(np.median(seconds)), budget_s, longest)
         if len(seconds) >= 3 and spent_s() >= allowed:
@@ -206,9 +208,9 @@ def measure(
     return Samples(tuple(seconds), len(warm), steady, median_half_width(seconds))
 
 
-def _has_tail(seconds: Sequence[float]) -> bool:
+def _has_tail(seconds: Sequence[float], samples: int) -> bool:
     """Whether the 99th percentile is among them, as far as there is one apart from the median."""
-    return len(seconds) >= _TAIL_SAMPLES or float(np.std(seconds)) < _CALM * float(np.mean(seconds))
+    return len(seconds) >= samples or float(np.std(seconds)) < _CALM * float(np.mean(seconds))
 
 
 def after_idle(once: Callable[[], float], idle_s: float) -> Callable[[], float]:

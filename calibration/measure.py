@@ -122,6 +122,7 @@ def prepare(wishes: Wishes, remark: Say) -> Prepared:
         random_weights=wishes.random_weights,
         cell_seconds=0.0 if wishes.quality_only else cell_seconds,
         idle_seconds=0.0 if wishes.quality_only else idle_seconds,
+        rounds=1 if wishes.quality_only else wishes.rounds or 1,
         load_repeats=1 if wishes.quality_only else 3,
     )
     plan = make_plan(settings, entries, len(prompts))

@@ -50,7 +50,13 @@ class Settings:
     random_weights: bool
     cell_seconds: float
     idle_seconds: float
+    rounds: int
     load_repeats: int
+
+    @property
+    def round_seconds(self) -> float:
+        """Time for a latency in one round."""
+        return self.cell_seconds / self.rounds
 
     def as_json(self) -> dict[str, Any]:
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
@@ -129,11 +135,12 @@ def make_plan(settings: Settings, entries: Sequence[ZooModel], prompts: int) -> 
             cells.append(_cell("parts", entry.name))
             if number == 0:
                 cells.append(_cell("drift", entry.name, chunk=0))
-        for v in mine:
-            for b in settings.batch_sizes:
-                cells.append(_cell("latency", entry.name, v.name, batch=b))
-                if b == 1 and settings.idle_seconds:  # a worker that has nothing to do gets what has just come
-                    cells.append(_cell("idle", entry.name, v.name, batch=b))
+        for turn in range(settings.rounds):
+            for v in mine:
+                for b in settings.batch_sizes:
+                    cells.append(_cell("latency", entry.name, v.name, batch=b, chunk=turn))
+                    if b == 1 and settings.idle_seconds:  # a worker with nothing to do gets what has just come
+                        cells.append(_cell("idle", entry.name, v.name, batch=b, chunk=turn))
         if settings.latency and number == 0:
             cells.append(_cell("drift", entry.name, chunk=1))
         if settings.quality:
@@ -156,7 +163,11 @@ def hurried(plan: Plan) -> list[Cell]:
     """
 
     def stage(cell: Cell) -> tuple[int, int]:
-        if cell.kind == "load" or (cell.kind == "latency" and cell.batch == 1) or cell.key == first_drift:
+        if (
+            cell.kind == "load"
+            or (cell.kind == "latency" and cell.batch == 1 and not cell.chunk)
+            or cell.key == first_drift
+        ):
             return 0, 0
         if cell.kind == "quality":
             return (1, cell.chunk) if cell.variant == plan.base.name else (2, 0)
@@ -168,9 +179,10 @@ def hurried(plan: Plan) -> list[Cell]:
 
 def _cell(kind: Kind, model: str, variant: str = "", *, batch: int = 0, seed: int = 0, chunk: int = 0) -> Cell:
     name = (variant or model).replace("/", "~")
+    timed = f"--b{batch}" + (f"--r{chunk}" if chunk else "")
     tail = {
-        "latency": f"--b{batch}",
-        "idle": f"--b{batch}",
+        "latency": timed,
+        "idle": timed,
         "quality": f"--s{seed}--c{chunk:04d}",
         "drift": f"--{chunk}",
     }.get(kind, "")
@@ -237,7 +249,8 @@ def estimate_s(plan: Plan, settings: Settings, step_s: dict[str, float], prompts
     total: dict[str, float] = dict.fromkeys(("load", "parts", "latency", "idle", "drift", "quality"), 0.0)
 
     def allowed(run_s: float) -> float:
-        return allowed_s(run_s, settings.cell_seconds, longest_s(settings.device, settings.cell_seconds))
+        each_s = settings.cell_seconds if cell.kind == "drift" else settings.round_seconds
+        return allowed_s(run_s, each_s, longest_s(settings.device, each_s))
 
     for cell in plan.cells:
         step = step_s[cell.model]

@@ -14,7 +14,7 @@ from calibration import loads
 from calibration.approximations import parse
 from calibration.failures import first_line, is_of_the_host, is_out_of_memory
 from calibration.hardware import Nvml
-from calibration.latency import Samples, after_idle, longest_s, measure
+from calibration.latency import TAIL_SAMPLES, Samples, after_idle, longest_s, measure
 from calibration.pipelines import modules, need_torch, precision, weight_bytes
 from calibration.plan import SKIPPING_ROUNDS, Cell, Plan, Settings, hurried
 from calibration.progress import Progress
@@ -212,35 +212,37 @@ class Calibration:
         if cuda is not None:
             loads.release(self.settings.device)  # what an earlier cell reserved is not this one's
             cuda.reset_peak_memory_stats()
-        samples, energy_j, clocks = self._measured(work.timed(parse(planned.approximation), cell.batch))
+        once = work.timed(parse(planned.approximation), cell.batch)
+        samples, energy_j, clocks = self._measured(once, self.settings.rounds)
         record = {
             **samples.row(), "energy_j": energy_j, "warm_up": samples.warm_up,
             "memory_bytes": weight_bytes(work.pipe) if cuda is None else cuda.max_memory_allocated(),
             "reserved_bytes": None if cuda is None else cuda.max_memory_reserved(),
             "steady": samples.steady, "half_width": samples.half_width, "drift": samples.drift, "side": work.side,
-            "clocks": clocks, "decoded_in_turn": work.decodes_in_turn(cell.batch),
+            "clocks": clocks, "decoded_in_turn": work.decodes_in_turn(cell.batch), "seconds": samples.seconds,
         }  # fmt: skip
         return record, None
 
     def _idle(self, cell: Cell) -> tuple[dict[str, Any], None]:
         work = self._device.open(cell.model, cell.variant)
         once = work.timed(parse(self.plan.variant(cell.variant).approximation), cell.batch)
-        samples, _, clocks = self._measured(after_idle(once, self.settings.idle_seconds))
+        samples, _, clocks = self._measured(after_idle(once, self.settings.idle_seconds), self.settings.rounds)
         record = {
             **samples.row(), "idle_s": self.settings.idle_seconds, "half_width": samples.half_width,
-            "side": work.side, "clocks": clocks,
+            "side": work.side, "clocks": clocks, "seconds": samples.seconds,
         }  # fmt: skip
         return record, None
 
-    def _measured(self, once: Callable[[], float]) -> tuple[Samples, float | None, dict[str, Any]]:
-        """Samples, joules per run of them, and the GPU's clocks and temperature at their end."""
-        device, budget = self.settings.device, self.settings.cell_seconds
+    def _measured(self, once: Callable[[], float], rounds: int) -> tuple[Samples, float | None, dict[str, Any]]:
+        """Samples of one of so many rounds, joules per run of them, and the GPU's clocks and temperature then."""
+        device, budget = self.settings.device, self.settings.cell_seconds / rounds
         before: list[float | None] = []
         with Nvml(device) as nvml:
             samples = measure(
                 once,
                 budget_s=budget,
                 longest=longest_s(device, budget),
+                tail=-(-TAIL_SAMPLES // rounds),
                 sampling=lambda: before.append(nvml.energy_j()),  # warm-up is left out, and with it compilation
             )
             clocks, after = nvml.now(), nvml.energy_j()
@@ -251,7 +253,7 @@ class Calibration:
     def _drift(self, cell: Cell) -> tuple[dict[str, Any], None]:
         """The same work at the start and at the end: has the device become slower?"""
         work = self._device.open(cell.model, cell.model)
-        samples, _, clocks = self._measured(work.timed(parse(""), 1))
+        samples, _, clocks = self._measured(work.timed(parse(""), 1), rounds=1)
         return {"median_s": samples.median_s, "half_width": samples.half_width, **clocks}, None
 
     def _quality(self, cell: Cell) -> tuple[dict[str, Any], pd.DataFrame | None]:

@@ -42,6 +42,7 @@ class Wishes:
     budget_s: float | None = None
     cell_seconds: float | None = None
     idle_seconds: float | None = None
+    rounds: int | None = None
     sheets: int = 0
 
 
@@ -62,7 +63,7 @@ def seconds_of(text: str) -> float:
 #: Options that stand in a run's plan under their own name.
 _IN_THE_PLAN: Final = (
     "zoo", "dtype", "prompts", "approximations", "batch_sizes", "steps", "seeds", "embedding", "cell_seconds",
-    "idle_seconds",
+    "idle_seconds", "rounds",
 )  # fmt: skip
 
 

@@ -48,8 +48,19 @@ CODE = """
         def __init__(self, setup, params):
             raise KeyError("rate")
 
+    class Alone(Base):
+        def __init__(self):
+            pass
+
+    class Deaf(Base):
+        def route(self, request):
+            return Route(0, "the only one")
+
     class Backwards(Base):
         period_s = -5
+
+    class Restless(Base):
+        monitor_s = 1e-9
 
     class Plain(Base):
         class Params:
@@ -74,7 +85,14 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         ("Leaves", "Leaves on rush, seed 3", "policy 'base' raised SystemExit: 0 ("),
         ("TooMany", "TooMany on rush, seed 3", "policy 'base' raised ValueError: 99 workers wanted, "),
         ("NotMade", "policy 'NotMade'", "policy 'base' raised KeyError: 'rate' ("),
-        ("Backwards", "policy 'Backwards'", "period_s is -5; allowed are seconds above 0, or None"),
+        ("Backwards", "policy 'Backwards'", "period_s is -5; allowed are seconds from 0.001 on, or None"),
+        ("Restless", "policy 'Restless'", "monitor_s is 1e-09; allowed are seconds from 0.001 on, or None"),
+        (
+            "Alone",
+            "policy 'Alone'",
+            "'base' is called as argus_sim.policies.base.Policy says, but Alone.__init__",
+        ),
+        ("Deaf", "Deaf on rush, seed 3", "but Deaf.route() takes 2 positional arguments but 3 were given"),
         ("Plain", "policies.1.name", "is not a subclass of argus_sim.policies.base.Params"),
     ],
 )

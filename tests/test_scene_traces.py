@@ -9,7 +9,7 @@ import pytest
 from argus_sim.errors import InputError
 from argus_sim.experiment import Experiment
 from argus_sim.experiment.lockfile import make_lock
-from argus_sim.experiment.runner import rehearse
+from argus_sim.experiment.rehearsal import rehearse
 from argus_sim.experiment.scene import Scene
 from argus_sim.experiment.simulate import simulate
 from argus_sim.trace import Trace, find_trace

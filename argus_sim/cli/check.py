@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -33,6 +33,7 @@ class Found(NamedTuple):
 @app.command(
     epilog=output.examples(
         "argus-sim validate experiments/fig7.yaml",
+        "argus-sim validate fig7 --set cluster.workers=12",
         "argus-sim validate artefact-a100",
         "argus-sim validate my_trace.csv --json",
     )
@@ -47,6 +48,7 @@ def validate(
             autocompletion=output.complete_anything,
         ),
     ],
+    settings: output.Settings = None,
     as_json: output.Json = False,
     quiet: output.Quiet = False,
 ) -> None:
@@ -54,7 +56,9 @@ def validate(
 
     Exit code 0 says that it is sound; otherwise one message says what is wrong and where, and the code is 2.
     """
-    found = _check(what)
+    found = _check(what, settings or [])
+    if settings and found.kind != "experiment":
+        raise InputError(f"is for experiments; {what!r} is a {found.kind}", where="--set")
     if as_json:
         output.show_json(found._asdict())
         return
@@ -65,7 +69,7 @@ def validate(
         output.remark(f"note: {remark}", quiet=quiet)
 
 
-def _check(what: str) -> Found:
+def _check(what: str, settings: Sequence[str]) -> Found:
     from argus_sim.profile import Profile, shipped_profiles
     from argus_sim.trace import Trace, find_trace, shipped_models, shipped_traces
 
@@ -75,36 +79,37 @@ def _check(what: str) -> Found:
     if path.suffix in (".csv", ".parquet"):
         return _trace(Trace.read(path))
     if path.suffix in (".yaml", ".yml", ".json"):
-        return _yaml(path)
+        return _yaml(path, settings)
     if path.is_file():
         raise InputError("is neither YAML nor a trace (.csv, .parquet) nor a profile's folder", where=what)
     if what in shipped_traces():
         return _trace(Trace.read(find_trace(what)))
     if what in shipped_models():
-        return _yaml(find_trace(what))
+        return _yaml(find_trace(what), settings)
     experiments = output.shipped_experiments()
     if what in experiments:
-        return _yaml(experiments[what])
+        return _yaml(experiments[what], settings)
     names = [*shipped_profiles(), *shipped_traces(), *shipped_models(), *experiments]
     raise InputError(f"there is no file {what!r}, and nothing shipped has that name{did_you_mean(what, names)}")
 
 
-def _yaml(path: Path) -> Found:
+def _yaml(path: Path, settings: Sequence[str]) -> Found:
     """An experiment, or the specification of a trace."""
     from argus_sim.experiment import Experiment, runner
     from argus_sim.experiment.basis import rescaled, unused
+    from argus_sim.experiment.rehearsal import rehearse
     from argus_sim.experiment.scene import Scene
     from argus_sim.experiment.settings import read_yaml
     from argus_sim.trace.arrivals import generate_file
 
     if "arrivals" in read_yaml(path):
         return _trace(generate_file(path))._replace(kind="specification of a trace")
-    experiment = Experiment.load(path)
+    experiment = Experiment.load(path, settings)
     scene = Scene.of(experiment)
     points = experiment.points()
     scenes = [Scene.of(point.experiment) for point in points] or [scene]
     for each in scenes:
-        runner.rehearse(each)
+        rehearse(each)
     per_min = 60.0 * scene.capacity_per_s
     runs = sum(len(runner.runs_of(each.experiment)) for each in scenes)
     size = (

@@ -28,6 +28,10 @@ def raised(policy: type[Policy], error: BaseException) -> str | None:
         or (path.name == "__init__.py" and path.parent in Path(frame.filename).parents)
     ]
     if not own:
+        # A call with arguments that its function does not take is raised where it was called: in our code.
+        theirs = (c.__qualname__ for c in policy.__mro__ if c.__module__.partition(".")[0] == package)
+        if isinstance(error, TypeError) and str(error).startswith(tuple(f"{name}." for name in theirs)):
+            return f"policy {policy.name!r} is called as argus_sim.policies.base.Policy says, but {error}"
         return None
     what = " ".join(f"{type(error).__name__}: {error}".split())
     return f"policy {policy.name!r} raised {what} ({own[-1].filename}, line {own[-1].lineno}, in {own[-1].name})"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 
@@ -31,6 +31,9 @@ from argus_sim.trace.arrivals import generate, generate_file
 from argus_sim.workload import Workload, stream
 from argus_sim.workload.prompts import RecordedTexts
 from argus_sim.workload.stand_ins import with_stand_ins
+
+#: Of a period: each is a step of the simulation, and a run is to end.
+_SHORTEST_S: Final = 0.001
 
 
 @dataclass(frozen=True)
@@ -167,8 +170,10 @@ class Scene:
             raise InputError(what, where=where) from error
         for name in ("period_s", "monitor_s"):
             every_s = getattr(policy, name)
-            if every_s is not None and not every_s > 0:
-                raise InputError(f"{name} is {every_s!r}; allowed are seconds above 0, or None", where=where)
+            if every_s is not None and not every_s >= _SHORTEST_S:
+                raise InputError(
+                    f"{name} is {every_s!r}; allowed are seconds from {_SHORTEST_S:g} on, or None", where=where
+                )
         return policy
 
 

@@ -24,7 +24,8 @@ from argus_sim.experiment import sweep
 from argus_sim.experiment.config import Experiment
 from argus_sim.experiment.folder import SIZED, digest_of, prepared, summary_in
 from argus_sim.experiment.lockfile import LOCK, check_inputs, dump_lock, make_lock
-from argus_sim.experiment.runner import Run, Task, begin_anew, rehearse, run_all, run_one, runs_of, table_of
+from argus_sim.experiment.rehearsal import rehearse
+from argus_sim.experiment.runner import Run, Task, begin_anew, run_all, run_one, runs_of, table_of
 from argus_sim.experiment.scene import Scene
 from argus_sim.files import write_atomically
 from argus_sim.metrics import METRICS

@@ -316,7 +316,7 @@ def test_a_hurried_run_does_first_what_a_profile_needs() -> None:
     entries = [replace(entry, steps=10) for entry in select("shapes", ())[:2]]
     settings = Settings(
         "shapes", tuple(e.name for e in entries), "cpu", "fp32", ("ac-3", "steps-5"), (1, 2), None, 2, "16", "",
-        ("clip",), "clip_score", "ngrams", True, True, False, 0.1, 0.2, 1,
+        ("clip",), "clip_score", "ngrams", True, True, False, 0.1, 0.2, 1, 1,
     )  # fmt: skip
     plan = make_plan(settings, entries, 16)
     order = [cell.key for cell in hurried(plan)]

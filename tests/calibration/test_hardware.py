@@ -105,9 +105,9 @@ def test_energy_is_that_of_the_samples(shown: Any, monkeypatch: pytest.MonkeyPat
 
     settings = SimpleNamespace(device="cuda:0", cell_seconds=0.001)
     calibration: Any = SimpleNamespace(settings=settings)
-    samples, energy_j, clocks = Calibration._measured(calibration, once)
+    samples, energy_j, clocks = Calibration._measured(calibration, once, 1)
     assert len(samples.seconds) >= 3
     assert energy_j == pytest.approx(7.0)
     # Its counter moves in steps: where it has not moved, the work took some energy all the same.
-    assert Calibration._measured(calibration, lambda: 1.0)[1] is None
+    assert Calibration._measured(calibration, lambda: 1.0, 1)[1] is None
     assert clocks["sm_clock_mhz"] == 1980

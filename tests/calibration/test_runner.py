@@ -341,6 +341,27 @@ def test_latency_only_marks_quality_as_absent(zoo: Path, tmp_path: Path) -> None
     assert "after_idle" not in Profile.load(tmp_path / "busy").tables
 
 
+def test_rounds_are_put_together(zoo: Path, tmp_path: Path) -> None:
+    """Three turns for everything that is timed: their samples count together."""
+    out = tmp_path / "turns"
+    calibrate(wishes(zoo, out, **FEW | {"approximations": ("ac-3",), "rounds": 3}))
+    stored = {f.stem: json.loads(f.read_text()) for f in (tmp_path / "turns.run" / "cells").glob("*.json")}
+    profile = Profile.load(out)
+    for kind, table in (("latency", "latency"), ("idle", "after_idle")):
+        for row in profile.table(table).itertuples(index=False):
+            key = f"{kind}--{row.variant.replace('/', '~')}--b{row.batch_size}"
+            turns = [stored[key], stored[f"{key}--r1"], stored[f"{key}--r2"]]
+            seconds = [s for turn in turns for s in turn["seconds"]]
+            assert row.samples == len(seconds) == sum(turn["samples"] for turn in turns)
+            assert row.mean_s == pytest.approx(np.mean(seconds))
+            assert row.p99_s == pytest.approx(np.quantile(seconds, 0.99))
+    settings: Any = profile.manifest.generator["settings"]
+    assert settings["rounds"] == 3
+    assert set(profile.manifest.generator["latency"]) == {  # type: ignore[arg-type]
+        f"{v.name.replace('/', '~')}--b{b}" for i, v in enumerate(profile.variants) for b in profile.batch_sizes(i)
+    }
+
+
 def test_quality_only_has_a_rough_latency_and_says_so(zoo: Path, tmp_path: Path) -> None:
     calibrate(wishes(zoo, tmp_path / "images", approximations=("steps-6",), quality_only=True))
     profile = Profile.load(tmp_path / "images")

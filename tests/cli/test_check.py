@@ -61,6 +61,17 @@ def test_validate_names_what_changes_nothing(
     assert capsys.readouterr().err == said
 
 
+def test_validate_takes_the_settings_of_a_run(
+    finished: Path, call: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = str(finished / "small.yaml")
+    assert "3 workers serve" in call("validate", small, "--set", "cluster.workers=3")
+    assert main(["validate", "artefact-a100", "--set", "cluster.workers=3"]) == 2
+    assert "error: --set: is for experiments; 'artefact-a100' is a profile" in capsys.readouterr().err
+    assert main(["validate", small, "--set", "cluster.worker=3"]) == 2
+    assert "did you mean 'workers'" in capsys.readouterr().err
+
+
 def test_validate_notes_a_deadline_that_nothing_meets(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Milliseconds in place of seconds, say."""
     path = finished / "rushed.yaml"
