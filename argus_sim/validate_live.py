@@ -182,7 +182,7 @@ def twin_of(
         records = _at_times(scene, policy, trace, workload, seed, arrival_s, plan.jittered)
         twin = replace(twin, at_arrivals=part(next(records)), jittered=tuple(map(part, records)))
     if told is not None:
-        twin = replace(twin, drift=_drift(scene, policy, trace, seed, told, at_client, answers, part))
+        twin = replace(twin, drift=_drift(scene, policy, trace, seed, told, at_client, answers, part, first))
     if wanted:
         twin = replace(twin, scored=_scored(images, asked, at_client, plan.scorer))
     return twin, answers
@@ -237,16 +237,19 @@ def _drift(
     live: RunRecord,
     answers: Answers,
     part: Callable[[RunRecord], RunRecord],
+    first: int,
 ) -> drift.Drift:
     """What the workers' own times say, and the simulations with them."""
     before, after = (
         {(row["variant"], row["batch_size"], row["idle_s"]): row["seconds"] for row in told[when]}
         for when in ("before", "after")
     )
-    during = drift.batches_of(live, answers, scene.profile)
+    during = drift.batches_of(live, answers, scene.profile, slice(first, None))
     by_whose = {
         "before": before, "after": after, "before and after": drift.pooled(before, after), "the live run": during
     }  # fmt: skip
+    if first:  # a profile of the very server, measured just before the requests that count
+        by_whose["the lead-in"] = drift.batches_of(live, answers, scene.profile, slice(first))
     simulated = {
         whose: part(
             simulate(scene, policy, trace, seed, hardware=drift.at_pace(scene.profile, times), judge=False)

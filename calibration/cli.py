@@ -65,7 +65,8 @@ def measure(
         bool, typer.Option("--random-weights", help="Exact architectures, no download; latency only.")
     ] = False,
     approximations: Annotated[
-        str | None, typer.Option(help="ac-K, steps-N, deepcache-N, tome-%, int8, fp8, compile; sums with +.")
+        str | None,
+        typer.Option(help="ac-K, steps-N, deepcache-N, tome-%, int8, fp8, compile; sums with +; or none."),
     ] = None,
     batch_sizes: Annotated[str | None, typer.Option(help="1,2,4,8 on a GPU by default, else 1,2,4.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps, but for few-step models.")] = None,

@@ -21,6 +21,8 @@ from calibration.zoo import ZooModel
 
 Kind = Literal["load", "parts", "latency", "idle", "drift", "quality"]
 
+#: Stands alone in the place of approximations: models are measured as they are.
+NONE: Final = "none"
 #: Prompts of a quality cell; images are made in batches of this many.
 CHUNK: Final = 8
 #: Runs of each depth of approximate caching whose time is held against the parts of the full runs beside them:
@@ -195,7 +197,7 @@ def _variants(
     base = entries[0]
     known = {entry.name: entry for entry in entries}
     wanted: dict[str, list[tuple[str, bool]]] = {entry.name: [] for entry in entries}
-    for name in settings.approximations or DEFAULT:
+    for name in () if settings.approximations == (NONE,) else settings.approximations or DEFAULT:
         model, slash, approximation = name.partition("/")
         if not slash:
             model, approximation = base.name, name
@@ -249,8 +251,7 @@ def estimate_s(plan: Plan, settings: Settings, step_s: dict[str, float], prompts
     total: dict[str, float] = dict.fromkeys(("load", "parts", "latency", "idle", "drift", "quality"), 0.0)
 
     def allowed(run_s: float) -> float:
-        each_s = settings.cell_seconds if cell.kind == "drift" else settings.round_seconds
-        return allowed_s(run_s, each_s, longest_s(settings.device, each_s))
+        return allowed_s(run_s, settings.round_seconds, longest_s(settings.device, settings.round_seconds))
 
     for cell in plan.cells:
         step = step_s[cell.model]

@@ -213,7 +213,7 @@ class Calibration:
             loads.release(self.settings.device)  # what an earlier cell reserved is not this one's
             cuda.reset_peak_memory_stats()
         once = work.timed(parse(planned.approximation), cell.batch)
-        samples, energy_j, clocks = self._measured(once, self.settings.rounds)
+        samples, energy_j, clocks = self._measured(once)
         record = {
             **samples.row(), "energy_j": energy_j, "warm_up": samples.warm_up,
             "memory_bytes": weight_bytes(work.pipe) if cuda is None else cuda.max_memory_allocated(),
@@ -226,23 +226,23 @@ class Calibration:
     def _idle(self, cell: Cell) -> tuple[dict[str, Any], None]:
         work = self._device.open(cell.model, cell.variant)
         once = work.timed(parse(self.plan.variant(cell.variant).approximation), cell.batch)
-        samples, _, clocks = self._measured(after_idle(once, self.settings.idle_seconds), self.settings.rounds)
+        samples, _, clocks = self._measured(after_idle(once, self.settings.idle_seconds))
         record = {
             **samples.row(), "idle_s": self.settings.idle_seconds, "half_width": samples.half_width,
             "side": work.side, "clocks": clocks, "seconds": samples.seconds,
         }  # fmt: skip
         return record, None
 
-    def _measured(self, once: Callable[[], float], rounds: int) -> tuple[Samples, float | None, dict[str, Any]]:
-        """Samples of one of so many rounds, joules per run of them, and the GPU's clocks and temperature then."""
-        device, budget = self.settings.device, self.settings.cell_seconds / rounds
+    def _measured(self, once: Callable[[], float]) -> tuple[Samples, float | None, dict[str, Any]]:
+        """Samples of one round, joules per run of them, and the GPU's clocks and temperature at their end."""
+        device, budget = self.settings.device, self.settings.round_seconds
         before: list[float | None] = []
         with Nvml(device) as nvml:
             samples = measure(
                 once,
                 budget_s=budget,
                 longest=longest_s(device, budget),
-                tail=-(-TAIL_SAMPLES // rounds),
+                tail=-(-TAIL_SAMPLES // self.settings.rounds),
                 sampling=lambda: before.append(nvml.energy_j()),  # warm-up is left out, and with it compilation
             )
             clocks, after = nvml.now(), nvml.energy_j()
@@ -253,7 +253,7 @@ class Calibration:
     def _drift(self, cell: Cell) -> tuple[dict[str, Any], None]:
         """The same work at the start and at the end: has the device become slower?"""
         work = self._device.open(cell.model, cell.model)
-        samples, _, clocks = self._measured(work.timed(parse(""), 1), rounds=1)
+        samples, _, clocks = self._measured(work.timed(parse(""), 1))
         return {"median_s": samples.median_s, "half_width": samples.half_width, **clocks}, None
 
     def _quality(self, cell: Cell) -> tuple[dict[str, Any], pd.DataFrame | None]:

@@ -185,18 +185,19 @@ def fidelity(found: dict[str, dict[str, Any]]) -> str:
     if real:
         lines += [
             "",
-            "| real workers | machine drift | batches over calibrated | simulated with the times of "
+            "| real workers | requests | machine drift | batches over calibrated | simulated with the times of "
             "| mean | p50 | p90 | p99 |",
-            "| --- | ---: | ---: | --- |" + " ---: |" * 4,
+            "| --- | ---: | ---: | ---: | --- |" + " ---: |" * 4,
         ]
     for name, _, run in real:
-        who, drift = f"`{name}`", run["drift"]
+        drift = run["drift"]
+        who = f"`{name}` | {run['requests']}"
         own = {metric: row["error"] for metric, row in run["metrics"].items()}
         paces = f"{_share(drift['machine_drift'])} | {_share(drift['during_over_both'])}"
         for whose, errors in {"the profile": own, **drift["errors_with_times_of"]}.items():
             cells = [_share(errors[f"latency_{which}_s"]) for which in ("mean", "p50", "p90", "p99")]
             lines.append(f"| {who} | {paces} | {whose} | " + " | ".join(cells) + " |")
-            who, paces = "", " | "
+            who, paces = " | ", " | "
     lines += [
         f"\n`{name}`: {s['metric']} of {s['images']} images: profile {s['profile']:.2f}, "
         f"live {s['live']:.2f}, {_share(s['error'])} ± {100 * s['half_width']:.2f}."

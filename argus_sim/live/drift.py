@@ -104,13 +104,17 @@ def cells_of(record: RunRecord, profile: Profile) -> list[tuple[str, int]]:
     return [(name, size) for name in names for size in profile.batch_sizes(profile.variant_id(name))]
 
 
-def batches_of(record: RunRecord, answers: Answers, profile: Profile) -> dict[Cell, list[float]]:
-    """How long each batch of a live run took, by what the server said of its requests.
+def batches_of(
+    record: RunRecord, answers: Answers, profile: Profile, requests: slice = slice(None)
+) -> dict[Cell, list[float]]:
+    """How long each batch of a live run took, by what the server said of these requests of it.
 
     A batch counts as one after the profile's longest pause that is not longer than its worker was idle before.
     """
     n = len(record)
     said = (record.variant >= 0) & (record.batch_size > 0) & np.isfinite(answers.service_s[:n])
+    wanted = np.zeros(n, dtype=np.bool_)
+    wanted[requests] = True
     found: dict[Cell, list[float]] = {}
     finished_s: dict[int, float] = {}
     rows = np.flatnonzero(said)
@@ -119,6 +123,8 @@ def batches_of(record: RunRecord, answers: Answers, profile: Profile) -> dict[Ce
         before_s = finished_s.get(worker, 0.0)
         if finish_s > before_s:  # else it is of the same batch
             finished_s[worker] = finish_s
+            if not wanted[row]:
+                continue
             name, size = record.variants[record.variant[row]], int(record.batch_size[row])
             pauses = profile.after_idle(profile.variant_id(name), size)
             idle_s = max((p for p, _ in pauses if p <= finish_s - took_s - before_s), default=0.0)

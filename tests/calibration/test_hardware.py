@@ -103,11 +103,11 @@ def test_energy_is_that_of_the_samples(shown: Any, monkeypatch: pytest.MonkeyPat
         first.clear()
         return 1.0
 
-    settings = SimpleNamespace(device="cuda:0", cell_seconds=0.001)
+    settings = SimpleNamespace(device="cuda:0", round_seconds=0.001, rounds=1)
     calibration: Any = SimpleNamespace(settings=settings)
-    samples, energy_j, clocks = Calibration._measured(calibration, once, 1)
+    samples, energy_j, clocks = Calibration._measured(calibration, once)
     assert len(samples.seconds) >= 3
     assert energy_j == pytest.approx(7.0)
     # Its counter moves in steps: where it has not moved, the work took some energy all the same.
-    assert Calibration._measured(calibration, lambda: 1.0, 1)[1] is None
+    assert Calibration._measured(calibration, lambda: 1.0)[1] is None
     assert clocks["sm_clock_mhz"] == 1980

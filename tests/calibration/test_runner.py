@@ -341,6 +341,13 @@ def test_latency_only_marks_quality_as_absent(zoo: Path, tmp_path: Path) -> None
     assert "after_idle" not in Profile.load(tmp_path / "busy").tables
 
 
+def test_models_can_be_measured_as_they_are(zoo: Path, tmp_path: Path) -> None:
+    p = prepare(wishes(zoo, tmp_path / "plain", **FEW | {"approximations": ("none",)}), lambda text: None)
+    assert [v.name for v in p.plan.variants] == ["big"]
+    with pytest.raises(InputError, match="none"):
+        prepare(wishes(zoo, tmp_path / "both", **FEW | {"approximations": ("none", "ac-3")}), lambda text: None)
+
+
 def test_rounds_are_put_together(zoo: Path, tmp_path: Path) -> None:
     """Three turns for everything that is timed: their samples count together."""
     out = tmp_path / "turns"
@@ -357,9 +364,9 @@ def test_rounds_are_put_together(zoo: Path, tmp_path: Path) -> None:
             assert row.p99_s == pytest.approx(np.quantile(seconds, 0.99))
     settings: Any = profile.manifest.generator["settings"]
     assert settings["rounds"] == 3
-    assert set(profile.manifest.generator["latency"]) == {  # type: ignore[arg-type]
-        f"{v.name.replace('/', '~')}--b{b}" for i, v in enumerate(profile.variants) for b in profile.batch_sizes(i)
-    }
+    told: Any = profile.manifest.generator["latency"]
+    cells = [(v.name, b) for i, v in enumerate(profile.variants) for b in profile.batch_sizes(i)]
+    assert set(told) == {f"{name.replace('/', '~')}--b{b}" for name, b in cells}
 
 
 def test_quality_only_has_a_rough_latency_and_says_so(zoo: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -138,3 +139,19 @@ def test_a_policy_reaches_it_at_low_load() -> None:
     here = scene(profile, 3.0)
     record = simulate(here, PolicyConfig(name="clipper-ha", label="x"), trace, 1)
     assert record.relative_quality.sum() / len(trace) == pytest.approx(hindsight(here, trace, 1).quality_yield)
+
+
+def test_what_is_faster_after_a_pause_is_allowed_for() -> None:
+    """Nothing is served in time but by a worker that has rested."""
+    steady = (Provenance(kind="synthetic", source="one every four seconds"),)
+    trace = Trace("slow", np.arange(2.0, 102.0, 4.0), 102.0, steady)
+    reached = []
+    for after_idle_s in ({"big": {0.5: 2.0}}, None):
+        here = scene(make_profile({"big": {1: 4.0}}, after_idle_s=after_idle_s), 3.0, workers=1)
+        patient = here.experiment.model_copy(update={"drop": "never"})  # it counts on 4 s
+        here = replace(here, experiment=patient)
+        record = simulate(here, PolicyConfig(name="clipper-ha", label="x"), trace, 1)
+        total = float(record.relative_quality[record.outcome == Outcome.ON_TIME].sum())
+        assert total <= hindsight(here, trace, 1).total_quality * (1 + CLOSE)
+        reached.append(total)
+    assert reached == [25.0, 0.0]

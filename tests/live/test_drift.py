@@ -76,6 +76,12 @@ def test_batches_after_a_pause_are_told_from_others() -> None:
     answers.finish_s[:] = np.append(np.cumsum(took_s[:4] + np.array([0.1, 1.0, 5.0, 0.0])), 12.0)
     found = drift.batches_of(record, answers, profile)
     assert found == {("big", 1, 0.0): [4.0, 4.25], ("big", 1, 0.5): [4.5], ("big", 1, 3.0): [7.0, 5.5]}
+    begun = drift.batches_of(record, answers, profile, slice(2))
+    assert begun == {("big", 1, 0.0): [4.0], ("big", 1, 0.5): [4.5]}
+    assert drift.batches_of(record, answers, profile, slice(2, None)) == {
+        ("big", 1, 0.0): [4.25],
+        ("big", 1, 3.0): [7.0, 5.5],
+    }
     again = drift.at_pace(profile, found)
     assert again.latency(0, 1).mean_s == 4.125
     assert [(idle_s, times.mean_s) for idle_s, times in again.after_idle(0, 1)] == [(0.5, 4.5), (3.0, 6.25)]
