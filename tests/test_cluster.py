@@ -201,5 +201,5 @@ def test_a_load_ends_a_pause() -> None:
     host.env.tick_at(9.5, Tick(lambda now, _: host.restore(0) or []))
     host.run()
     columns = columns_of(host)
-    assert [load.end_s for load in host.loads] == [19.5]
+    assert [load.finish_s for load in host.loads] == [19.5]
     assert columns["finish_s"].tolist() == [24.0]  # half a second after the load

@@ -57,7 +57,7 @@ EXPERIMENT = (
         "basis",
         "lockfile",
     ),
-    *("folder", "conclude", "sweep", "results", "runner", "sizing"),
+    *("folder", "conclude", "sweep", "results", "rehearsal", "runner", "sizing"),
 )
 UPWARDS = {("config", "runner"), ("config", "results")}
 
