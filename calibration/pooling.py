@@ -33,7 +33,7 @@ def _together(records: list[dict[str, Any]]) -> dict[str, Any]:
     for most in ("memory_bytes", "reserved_bytes"):
         if first.get(most) is not None:
             pooled[most] = max(r[most] for r in records)
-    if first.get("energy_j") is not None:
-        known = [(r["energy_j"], r["samples"]) for r in records if r["energy_j"] is not None]
+    known = [(r["energy_j"], r["samples"]) for r in records if r.get("energy_j") is not None]
+    if known:  # in a round that was too short the counter did not move
         pooled["energy_j"] = sum(e * n for e, n in known) / sum(n for _, n in known)
     return pooled

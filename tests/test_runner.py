@@ -318,8 +318,10 @@ def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def start(folder: Path, out: Path, *settings: str) -> subprocess.Popen[str]:
     """``argus-sim run`` in a process group of its own."""
-    # As from a terminal: what starts the tests in the background may have Ctrl-C ignored.
+    # As from a terminal: what starts the tests in the background may have Ctrl-C ignored, and nohup SIGHUP.
     heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    if os.name == "posix":
+        heard += "; signal.signal(signal.SIGHUP, signal.SIG_DFL)"
     command = [sys.executable, "-c", f"{heard}; import sys; from argus_sim.cli import main; sys.exit(main())"]
     command += ["run", str(folder / "small.yaml"), "--jobs", "2", "--out", str(out), "--seeds", "8"]
     command += ["--set", f"traces=[{{name: rush, generate: {json.dumps(RUSH)}}}]"]

@@ -27,6 +27,17 @@ ServiceDistribution = Literal["lognormal", "empirical", "deterministic"]
 #: Level 0 of every ladder: the strategy of the base variant.
 BASE_STRATEGY: Final = "BASE"
 
+#: What a batch's time is of, and what is known of it: columns of more than one table.
+_CELL: Final = {"variant": "text", "batch_size": "int", "width": "int", "height": "int"}
+_TIMES: Final = {
+    "samples": "int?",
+    "mean_s": "float",
+    "std_s": "float?",
+    "p50_s": "float?",
+    "p90_s": "float?",
+    "p99_s": "float?",
+}
+
 #: table -> column -> type; ``?`` marks a column that may hold nulls or be left out.
 SCHEMAS: Final[dict[str, dict[str, str]]] = {
     "variants": {
@@ -38,32 +49,8 @@ SCHEMAS: Final[dict[str, dict[str, str]]] = {
         "skipped_steps": "int",
         "memory_bytes": "int?",
     },
-    "latency": {
-        "variant": "text",
-        "batch_size": "int",
-        "width": "int",
-        "height": "int",
-        "samples": "int?",
-        "mean_s": "float",
-        "std_s": "float?",
-        "p50_s": "float?",
-        "p90_s": "float?",
-        "p99_s": "float?",
-        "energy_j": "float?",
-    },
-    "after_idle": {
-        "variant": "text",
-        "batch_size": "int",
-        "width": "int",
-        "height": "int",
-        "idle_s": "float",
-        "samples": "int?",
-        "mean_s": "float",
-        "std_s": "float?",
-        "p50_s": "float?",
-        "p90_s": "float?",
-        "p99_s": "float?",
-    },
+    "latency": {**_CELL, **_TIMES, "energy_j": "float?"},
+    "after_idle": {**_CELL, "idle_s": "float", **_TIMES},
     "loads": {"model": "text", "source": "text", "seconds": "float", "bytes": "int?"},
     "prompts": {"prompt": "text", "text": "text", "split": "text"},
     "quality": {"prompt": "text", "variant": "text", "metric": "text", "score": "float", "seed": "int"},
@@ -75,8 +62,8 @@ OPTIONAL_TABLES: Final = frozenset({"after_idle", "similarity"})
 #: What makes a row of a table unique. `loads` has no key: the rows of a model are a sample of its load time.
 KEYS: Final[dict[str, list[str]]] = {
     "variants": ["variant"],
-    "latency": ["variant", "batch_size", "width", "height"],
-    "after_idle": ["variant", "batch_size", "width", "height", "idle_s"],
+    "latency": [*_CELL],
+    "after_idle": [*_CELL, "idle_s"],
     "loads": [],
     "prompts": ["prompt"],
     "quality": ["prompt", "variant", "metric", "seed"],

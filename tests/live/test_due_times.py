@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from argus_sim.fidelity import compare
 from argus_sim.live.client import Target, play
 from argus_sim.live.wire import body
 from argus_sim.load import Asked, record_of
+from argus_sim.profile import Profile
 from argus_sim.serve import choose_policy
 from tests.live.make_processes import play as run
 from tests.live.make_processes import until
@@ -27,9 +29,25 @@ from tests.live.make_server import http, make_scene, running
 PATH = "/v1/images/generations"
 
 
-@pytest.mark.parametrize("policy", ["static", "argus"])
-def test_over_http_it_is_the_simulation(tmp_path: Path, policy: str) -> None:
+def slower_after_pauses(profile: Profile) -> Profile:
+    """The same profile; an image takes half as long again on a worker that has had nothing to do for 0.2 s."""
+    tables = {name: profile.table(name) for name in profile.tables}
+    ones = tables["latency"].loc[lambda rows: rows["batch_size"] == 1].drop(columns="energy_j").assign(idle_s=0.2)
+    times = ["mean_s", "std_s", "p50_s", "p90_s", "p99_s"]
+    tables["after_idle"] = ones.assign(**{column: 1.5 * ones[column] for column in times})
+    provenance = profile.manifest.provenance
+    manifest = profile.manifest.model_copy(
+        update={"provenance": provenance | {"after_idle": provenance["latency"]}}
+    )
+    return Profile.from_tables(manifest, tables)
+
+
+@pytest.mark.parametrize(("policy", "pauses"), [("static", False), ("argus", False), ("static", True)])
+def test_over_http_it_is_the_simulation(tmp_path: Path, policy: str, pauses: bool) -> None:
     scene = make_scene(tmp_path, policy)
+    usual = scene.profile
+    if pauses:
+        scene = replace(scene, profile=slower_after_pauses(usual))
     seed, config = scene.experiment.seed, scene.experiment.traces[0]
     trace = scene.trace(config, seed)
     trace = trace.clip(float(trace.arrival_s[0]), trace.duration_s)
@@ -63,6 +81,10 @@ def test_over_http_it_is_the_simulation(tmp_path: Path, policy: str) -> None:
         np.testing.assert_allclose(live.relative_quality, simulated.relative_quality)
         assert all(abs(row.error) < 1e-5 for row in compare(live, simulated))
         assert live.workers == 2
+        if pauses:
+            here = replace(scene, profile=usual)
+            without = simulate(here, choose_policy(here, None), trace, seed)
+            assert np.nanmean(simulated.finish_s - without.finish_s) > 0.0
 
     run(test())
 
