@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
+from argus_sim.profile import latency_row
 from calibration.approximations import Approximation, Run
 from calibration.pipelines import denoiser, modules, need_torch
 
@@ -109,16 +110,7 @@ class Samples:
 
     def row(self) -> dict[str, float]:
         """The columns of the latency table."""
-        s = np.asarray(self.seconds)
-        p50, p90, p99 = (float(v) for v in np.quantile(s, [0.5, 0.9, 0.99]))
-        return {
-            "samples": len(s),
-            "mean_s": float(s.mean()),
-            "std_s": float(s.std(ddof=1)) if len(s) > 1 else 0.0,
-            "p50_s": p50,
-            "p90_s": p90,
-            "p99_s": p99,
-        }
+        return latency_row(self.seconds)
 
 
 def median_half_width(seconds: Sequence[float]) -> float:

@@ -185,26 +185,21 @@ def fidelity(found: dict[str, dict[str, Any]]) -> str:
     if real:
         lines += [
             "",
-            "| real workers | requests | machine drift | batches over calibrated | simulated with the times of "
-            "| mean | p50 | p90 | p99 |",
-            "| --- | ---: | ---: | ---: | --- |" + " ---: |" * 4,
+            "| real workers | requests | worker before | and after, over the profile | batches over both | mean "
+            "| p99 | with the run's own times: mean | p99 | score of the images |",
+            "| --- |" + " ---: |" * 9,
         ]
     for name, _, run in real:
-        drift = run["drift"]
-        who = f"`{name}` | {run['requests']}"
-        own = {metric: row["error"] for metric, row in run["metrics"].items()}
-        paces = f"{_share(drift['machine_drift'])} | {_share(drift['during_over_both'])}"
-        for whose, errors in {"the profile": own, **drift["errors_with_times_of"]}.items():
-            cells = [_share(errors[f"latency_{which}_s"]) for which in ("mean", "p50", "p90", "p99")]
-            lines.append(f"| {who} | {paces} | {whose} | " + " | ".join(cells) + " |")
-            who, paces = " | ", " | "
-    lines += [
-        f"\n`{name}`: {s['metric']} of {s['images']} images: profile {s['profile']:.2f}, "
-        f"live {s['live']:.2f}, {_share(s['error'])} ± {100 * s['half_width']:.2f}."
-        for name, _, run in real
-        for s in [run.get("scored")]
-        if s
-    ]
+        drift, scored = run["drift"], run.get("scored")
+        errors = (run["metrics"], drift["errors_with_times_of"]["the live run"])
+        own, informed = ([of[f"latency_{which}_s"] for which in ("mean", "p99")] for of in errors)
+        paces = ("before_over_profile", "after_over_profile", "during_over_both")
+        cells = [
+            _share(share) for share in [*(drift[p] for p in paces), *(row["error"] for row in own), *informed]
+        ]
+        cells.append(f"{_share(scored['error'])} ± {100 * scored['half_width']:.2f}" if scored else "–")
+        kept = "" if drift["kept_pace"] else " \\*"
+        lines.append(f"| `{name}`{kept} | {run['requests']} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
 
 

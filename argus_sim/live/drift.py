@@ -10,17 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
 from argus_sim.live.client import Answers
-from argus_sim.profile import Profile
-from argus_sim.record import Floats, RunRecord
+from argus_sim.profile import Profile, latency_row
+from argus_sim.record import RunRecord
 
 #: A variant, a batch size, and the pause of the worker before the batch that its times are for; 0: none.
 Cell = tuple[str, int, float]
+#: A machine further than this from its profile, before or after a run, is no longer the one that was measured; as
+#: `argus-calibrate` notes a machine that changes by more while it is measured.
+KEPT: Final = 0.05
 #: How long each batch took, seconds.
 Times = Mapping[Cell, Sequence[float]]
 
@@ -66,25 +69,44 @@ class Drift:
         below = sum(p.batches * float(np.mean(_of(p, of))) for p in known)
         return above / below - 1 if below else math.nan
 
+    @property
+    def furthest(self) -> float:
+        """How far the worker was off the profile's pace before or after the load, a share; NaN if not known."""
+        return float(np.abs([self.ratio("before_s", "profile_s"), self.ratio("after_s", "profile_s")]).max())
+
+    @property
+    def kept_pace(self) -> bool:
+        """Whether the machine was as fast as in the profile, so that a difference is the simulator's."""
+        return self.furthest <= KEPT
+
     def words(self) -> list[tuple[str, str]]:
         """The drift in a few words each."""
+        if math.isnan(self.furthest):
+            verdict = "its pace is not known"
+        elif self.kept_pace:
+            verdict = f"kept the profile's pace within {100 * KEPT:g} %"
+        else:
+            verdict = (
+                f"was {100 * self.furthest:.1f} % off the profile's pace: the errors above are those of a profile"
+                " that no longer held; measure it again, and run again"
+            )
         return [
-            ("machine drift, after over before", _percent(self.ratio("after_s", "before_s"))),
+            ("worker before the load over the profile", _percent(self.ratio("before_s", "profile_s"))),
+            ("worker after the load over the profile", _percent(self.ratio("after_s", "profile_s"))),
             (
                 "batches of the live run over the mean of both",
                 _percent(self.ratio("during_s", "before_s", "after_s")),
             ),
-            (
-                "mean of both over the profile",
-                _percent(-1 + 1 / (1 + self.ratio("profile_s", "before_s", "after_s"))),
-            ),
+            ("the machine", verdict),
         ]
 
     def plain(self) -> dict[str, Any]:
         """As JSON has it."""
         return {
-            "machine_drift": self.ratio("after_s", "before_s"),
+            "before_over_profile": self.ratio("before_s", "profile_s"),
+            "after_over_profile": self.ratio("after_s", "profile_s"),
             "during_over_both": self.ratio("during_s", "before_s", "after_s"),
+            "kept_pace": self.kept_pace,
             "cells": [{name: getattr(p, name) for name in Pace.__slots__} for p in self.paces],
         }
 
@@ -141,17 +163,9 @@ def at_pace(profile: Profile, times: Times) -> Profile:
         if idle_s:
             rows &= table["idle_s"] == idle_s
         if len(seconds) and rows.any():
-            for column, value in _row(np.asarray(seconds)).items():
+            for column, value in latency_row(seconds).items():
                 table.loc[rows, column] = value
     return Profile(profile.manifest, tables)
-
-
-def _row(seconds: Floats) -> dict[str, float]:
-    """What a profile's latency table says of such times."""
-    p50_s, p90_s, p99_s = (float(q) for q in np.quantile(seconds, [0.5, 0.9, 0.99]))
-    std_s = float(seconds.std(ddof=1)) if len(seconds) > 1 else 0.0
-    told = {"samples": len(seconds), "mean_s": float(seconds.mean()), "std_s": std_s}
-    return {**told, "p50_s": p50_s, "p90_s": p90_s, "p99_s": p99_s}
 
 
 def paces(profile: Profile, before: Times, during: Times, after: Times) -> tuple[Pace, ...]:

@@ -10,8 +10,8 @@ ratings.py         those of human ratings
 rating_profile.py  a profile built from ratings, with latencies borrowed from another
 """
 
-from argus_sim.profile.latency import Latency
+from argus_sim.profile.latency import Latency, latency_row
 from argus_sim.profile.profile import Profile, shipped_profiles
 from argus_sim.profile.tables import Manifest, ServiceDistribution
 
-__all__ = ["Latency", "Manifest", "Profile", "ServiceDistribution", "shipped_profiles"]
+__all__ = ["Latency", "Manifest", "Profile", "ServiceDistribution", "latency_row", "shipped_profiles"]

@@ -60,6 +60,19 @@ class Latency:
         return np.asarray(np.interp(u, [0.0, 0.5, 0.9, 0.99, 1.0], knots), dtype=np.float64)
 
 
+def latency_row(seconds: npt.ArrayLike) -> dict[str, float]:
+    """The columns that a latency table has of these times: how many, their mean, deviation and percentiles.
+
+    Args:
+        seconds: One or more times.
+    """
+    s = np.asarray(seconds, dtype=np.float64)
+    p50_s, p90_s, p99_s = (float(q) for q in np.quantile(s, [0.5, 0.9, 0.99]))
+    std_s = float(s.std(ddof=1)) if len(s) > 1 else 0.0
+    told = {"samples": len(s), "mean_s": float(s.mean()), "std_s": std_s}
+    return {**told, "p50_s": p50_s, "p90_s": p90_s, "p99_s": p99_s}
+
+
 def _lognormal(mean_s: float, std_s: float) -> tuple[float, float]:
     sigma2 = math.log1p((std_s / mean_s) ** 2)
     return math.log(mean_s) - sigma2 / 2.0, math.sqrt(sigma2)

@@ -93,6 +93,7 @@ def test_batches_after_a_pause_are_told_from_others() -> None:
 
 def test_drift_is_weighed_by_what_the_run_did() -> None:
     profile = Profile.load("shapes-cpu")
+    small = profile.variant_id("shapes-small")
     before = {("shapes-small", 1, 0.0): [0.2, 0.2], ("shapes-small", 2, 0.0): [0.4]}
     after = {("shapes-small", 1, 0.0): [0.3], ("shapes-small", 2, 0.0): [0.4]}
     during = {
@@ -103,11 +104,35 @@ def test_drift_is_weighed_by_what_the_run_did() -> None:
     found = drift.Drift(drift.paces(profile, before, during, after), {})
     assert found.ratio("after_s", "before_s") == pytest.approx((3 * 0.3 + 0.4) / (3 * 0.2 + 0.4) - 1)
     assert found.ratio("during_s", "before_s", "after_s") == pytest.approx(0.0)
-    assert found.words()[0] == ("machine drift, after over before", "+30.0 %")
+    said_s = 3 * profile.latency(small, 1).mean_s + profile.latency(small, 2).mean_s
+    assert found.ratio("before_s", "profile_s") == pytest.approx((3 * 0.2 + 0.4) / said_s - 1)
+    assert found.ratio("after_s", "profile_s") == pytest.approx((3 * 0.3 + 0.4) / said_s - 1)
     assert found.plain()["cells"][2]["variant"] == "shapes-tiny"
     nothing = drift.Drift(drift.paces(profile, {}, {}, {}), {})
     assert math.isnan(nothing.ratio("after_s", "before_s"))
     assert nothing.words()[0][1] == "–"
+    assert nothing.words()[-1] == ("the machine", "its pace is not known")
+    assert not nothing.kept_pace
+
+
+@pytest.mark.parametrize(
+    ("before_s", "after_s", "kept", "told"),
+    [
+        (4.0, 4.19, True, "kept the profile's pace within 5 %"),
+        (3.82, 4.0, True, "kept the profile's pace within 5 %"),
+        (4.0, 4.4, False, "was 10.0 % off the profile's pace"),
+        (3.6, 3.96, False, "was 10.0 % off the profile's pace"),
+    ],
+)
+def test_a_machine_that_left_its_profile_is_told_from_one_that_kept_it(
+    before_s: float, after_s: float, kept: bool, told: str
+) -> None:
+    profile = make_profile({"big": {1: 4.0}})
+    cell = ("big", 1, 0.0)
+    found = drift.Drift(drift.paces(profile, {cell: [before_s]}, {cell: [4.5]}, {cell: [after_s]}), {})
+    assert found.kept_pace is kept is found.plain()["kept_pace"]
+    assert found.words()[-1][1].startswith(told)
+    assert found.words()[0][1] == f"{100 * (before_s / 4.0 - 1):+.1f} %"
 
 
 def test_workers_twice_as_slow_serve_a_policy_that_does_not_know_it(tmp_path: Path) -> None:
