@@ -76,7 +76,7 @@ class Drift:
 
     @property
     def kept_pace(self) -> bool:
-        """Whether the machine was as fast as in the profile, so that a difference is the simulator's."""
+        """Whether the machine had the profile's pace on both sides of the load; within it, that is not known."""
         return self.furthest <= KEPT
 
     def words(self) -> list[tuple[str, str]]:
@@ -87,8 +87,8 @@ class Drift:
             verdict = f"kept the profile's pace within {100 * KEPT:g} %"
         else:
             verdict = (
-                f"was {100 * self.furthest:.1f} % off the profile's pace: the errors above are those of a profile"
-                " that no longer held; measure it again, and run again"
+                f"was {100 * self.furthest:.1f} % off the profile's pace: so the errors above are not the"
+                " simulator's alone; measure it again, and run again"
             )
         return [
             ("worker before the load over the profile", _percent(self.ratio("before_s", "profile_s"))),
